@@ -1,0 +1,136 @@
+"""A crop is a virtual camera that looks at the hand. The one place that makes crops and that mirrors."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from handmesh.geometry.camera import project, unproject
+from handmesh.geometry.rotation import MIRROR_X, shortest_arc
+from handmesh.records import Camera, Crop
+
+# A crop's side over the larger side of the hand's joints, both measured in the crop camera.
+CROP_PADDING = 1.5
+# The rule's name, written into every exported network: a network sees only crops made by the rule it was trained on.
+CROP_RULE = f"virtual-camera-{CROP_PADDING:g}"
+
+_FORWARD = np.array([0.0, 0.0, 1.0])
+
+
+def look_at_points(points_px: np.ndarray, camera: Camera, size_px: int, padding: float = CROP_PADDING) -> tuple[Camera, np.ndarray]:
+    """The virtual camera whose S x S picture holds the points, turned towards the middle of them.
+
+    The middle and the extent are those of the points' bounding box in the virtual camera itself, so that the
+    answer does not depend on where in the full picture the hand is.
+
+    Args:
+        points_px: (N, 2) pixels of the full picture, N >= 2 and not all the same.
+        camera: the full camera.
+        size_px: side S of the crop.
+        padding: side of the crop over the larger side of the points' box.
+
+    Returns:
+        The crop camera, and the (3, 3) rotation `R_camera_crop`.
+    """
+    rays = unproject(points_px, camera)
+    direction = rays.min(axis=0) + rays.max(axis=0)
+    # A fixed point: the box's middle in the virtual camera lies on its axis. Two rounds suffice near the axis.
+    for _ in range(8):
+        R_camera_crop = shortest_arc(_FORWARD, direction)
+        seen = rays @ R_camera_crop
+        xy = seen[:, :2] / seen[:, 2:]
+        low, high = xy.min(axis=0), xy.max(axis=0)
+        middle = (low + high) / 2
+        if np.abs(middle).max() < 1e-9:
+            break
+        direction = R_camera_crop @ np.array([*middle, 1.0])
+    focal_px = size_px / (padding * max((high - low).max(), 1e-9))
+    middle_px = (size_px - 1) / 2
+    crop_camera = Camera(focal_px, focal_px, middle_px, middle_px, size_px, size_px, is_known=camera.is_known)
+    return crop_camera, R_camera_crop
+
+
+def look_at_box(box_px: np.ndarray, camera: Camera, size_px: int, padding: float = CROP_PADDING) -> tuple[Camera, np.ndarray]:
+    """`look_at_points` for a box (x0, y0, x1, y1): its four edge middles stand for the hand."""
+    x0, y0, x1, y1 = box_px
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    return look_at_points(np.array([[x0, y], [x1, y], [x, y0], [x, y1]]), camera, size_px, padding)
+
+
+def take_crop(image: np.ndarray, camera: Camera, crop_camera: Camera, R_camera_crop: np.ndarray, is_mirrored: bool = False) -> Crop:
+    """The picture that a virtual camera at the same centre would have taken.
+
+    Args:
+        image: (H, W, 3) uint8.
+        camera: the camera of `image`.
+        crop_camera, R_camera_crop: from `look_at_points` or `look_at_box`.
+        is_mirrored: flip the crop, x -> S-1-x, so that a left hand looks like a right one.
+
+    Returns:
+        The crop; what lies outside of `image` is black.
+    """
+    size = crop_camera.width
+    # Where the crop shrinks the picture, it is sampled densely and averaged, so that thin fingers do not alias.
+    shrink = max(camera.fx, camera.fy) / crop_camera.fx
+    dense = int(np.clip(np.ceil(shrink), 1, max(1, 1024 // size)))
+    source = image
+    if shrink > 2 * dense:
+        factor = shrink / dense
+        small = (max(1, round(image.shape[1] / factor)), max(1, round(image.shape[0] / factor)))
+        source = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        camera = resize_camera(camera, *small)
+    dense_camera = resize_camera(crop_camera, size * dense, size * dense)
+    if camera.distortion:
+        columns, rows = np.meshgrid(np.arange(size * dense), np.arange(size * dense))
+        rays = unproject(np.stack([columns, rows], axis=-1), dense_camera) @ R_camera_crop.T
+        where = project(rays, camera).astype(np.float32)
+        picture = cv2.remap(source, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    else:
+        H_picture_crop = camera.K @ R_camera_crop @ np.linalg.inv(dense_camera.K)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        picture = cv2.warpPerspective(source, H_picture_crop, (size * dense, size * dense), flags=flags)
+    if dense > 1:
+        picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+    return Crop(mirror_picture(picture) if is_mirrored else picture, crop_camera, R_camera_crop, is_mirrored)
+
+
+def crop_points(points_px: np.ndarray, image: np.ndarray, camera: Camera, size_px: int, is_mirrored: bool = False) -> Crop:
+    """`look_at_points`, then `take_crop`."""
+    return take_crop(image, camera, *look_at_points(points_px, camera, size_px), is_mirrored)
+
+
+def crop_box(box_px: np.ndarray, image: np.ndarray, camera: Camera, size_px: int, is_mirrored: bool = False) -> Crop:
+    """`look_at_box`, then `take_crop`."""
+    return take_crop(image, camera, *look_at_box(box_px, camera, size_px), is_mirrored)
+
+
+def resize_camera(camera: Camera, width: int, height: int) -> Camera:
+    """The camera of the same picture resized; pixel centres stay at integers, so (x + 0.5) scales."""
+    sx, sy = width / camera.width, height / camera.height
+    return Camera(
+        camera.fx * sx,
+        camera.fy * sy,
+        (camera.cx + 0.5) * sx - 0.5,
+        (camera.cy + 0.5) * sy - 0.5,
+        width,
+        height,
+        camera.distortion,
+        camera.is_known,
+    )
+
+
+def mirror_picture(image: np.ndarray) -> np.ndarray:
+    """x -> W-1-x for (..., H, W, C)."""
+    return np.ascontiguousarray(image[..., ::-1, :])
+
+
+def crop_to_camera(points_m: np.ndarray, crop: Crop) -> np.ndarray:
+    """Points (..., 3) from the frame of the crop as the network sees it (mirrored or not) to the full camera."""
+    R_camera_seen = crop.R_camera_crop @ MIRROR_X if crop.is_mirrored else crop.R_camera_crop
+    return points_m @ R_camera_seen.T
+
+
+def camera_to_crop(points_m: np.ndarray, crop: Crop) -> np.ndarray:
+    """Inverse of `crop_to_camera`."""
+    R_camera_seen = crop.R_camera_crop @ MIRROR_X if crop.is_mirrored else crop.R_camera_crop
+    return points_m @ R_camera_seen

@@ -1,0 +1,101 @@
+"""Rotations as rotvec (..., 3), rotmat (..., 3, 3) and rot6d (..., 6). Radians; matrices act on columns."""
+
+import numpy as np
+
+
+def rotvec_to_rotmat(rotvec: np.ndarray) -> np.ndarray:
+    """Rodrigues' formula, exact to rounding at zero angle.
+
+    Args:
+        rotvec: (..., 3) axis times angle in radians.
+
+    Returns:
+        (..., 3, 3) rotation matrices.
+    """
+    rotvec = np.asarray(rotvec)
+    angle = np.linalg.norm(rotvec, axis=-1)[..., None, None]
+    x, y, z = np.moveaxis(rotvec, -1, 0)
+    zero = np.zeros_like(x)
+    skew = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*x.shape, 3, 3)
+    # np.sinc(t / pi) = sin(t) / t, and (1 - cos t) / t^2 = sinc(t / 2)^2 / 2: both finite at 0.
+    return np.eye(3, dtype=rotvec.dtype) + np.sinc(angle / np.pi) * skew + 0.5 * np.sinc(angle / (2 * np.pi)) ** 2 * (skew @ skew)
+
+
+def rotmat_to_rotvec(rotmat: np.ndarray) -> np.ndarray:
+    """Inverse of `rotvec_to_rotmat`, through the quaternion with the largest component (stable at 0 and pi).
+
+    Args:
+        rotmat: (..., 3, 3).
+
+    Returns:
+        (..., 3) with angle in 0..pi.
+    """
+    rotmat = np.asarray(rotmat)
+    m = np.moveaxis(rotmat.reshape(*rotmat.shape[:-2], 9), -1, 0)
+    # Four times the outer product q q^T (w, x, y, z); each row is proportional to q. Shepperd 1978.
+    outer = np.stack(
+        [
+            *(1 + m[0] + m[4] + m[8], m[7] - m[5], m[2] - m[6], m[3] - m[1]),
+            *(m[7] - m[5], 1 + m[0] - m[4] - m[8], m[1] + m[3], m[2] + m[6]),
+            *(m[2] - m[6], m[1] + m[3], 1 - m[0] + m[4] - m[8], m[5] + m[7]),
+            *(m[3] - m[1], m[2] + m[6], m[5] + m[7], 1 - m[0] - m[4] + m[8]),
+        ],
+        axis=-1,
+    ).reshape(*rotmat.shape[:-2], 4, 4)
+    best = np.argmax(np.diagonal(outer, axis1=-2, axis2=-1), axis=-1)
+    quat = np.take_along_axis(outer, best[..., None, None], axis=-2)[..., 0, :]
+    quat = quat / np.linalg.norm(quat, axis=-1, keepdims=True)
+    quat = np.where(quat[..., :1] < 0, -quat, quat)
+    sine = np.linalg.norm(quat[..., 1:], axis=-1, keepdims=True)
+    angle = 2 * np.arctan2(sine, quat[..., :1])
+    # At small angles axis * angle = 2 * (x, y, z) / sinc.
+    return quat[..., 1:] * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 2.0)
+
+
+def rot6d_to_rotmat(rot6d: np.ndarray) -> np.ndarray:
+    """Gram-Schmidt on two columns (Zhou et al., CVPR 2019, equation 11).
+
+    Args:
+        rot6d: (..., 6) the first column, then the second; any length, not parallel.
+
+    Returns:
+        (..., 3, 3) rotation matrices.
+    """
+    a, b = rot6d[..., :3], rot6d[..., 3:]
+    x = a / np.linalg.norm(a, axis=-1, keepdims=True)
+    y = b - np.sum(x * b, axis=-1, keepdims=True) * x
+    y = y / np.linalg.norm(y, axis=-1, keepdims=True)
+    return np.stack([x, y, np.cross(x, y)], axis=-1)
+
+
+def rotmat_to_rot6d(rotmat: np.ndarray) -> np.ndarray:
+    """The first two columns of (..., 3, 3), one after the other: (..., 6)."""
+    return np.concatenate([rotmat[..., :, 0], rotmat[..., :, 1]], axis=-1)
+
+
+def shortest_arc(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The smallest rotation that turns one direction into another.
+
+    Args:
+        source, target: (3,) directions of any length, not opposite.
+
+    Returns:
+        (3, 3) with `R @ source` along `target`.
+    """
+    source, target = source / np.linalg.norm(source), target / np.linalg.norm(target)
+    x, y, z = np.cross(source, target)
+    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + skew + skew @ skew / (1 + source @ target)
+
+
+MIRROR_X = np.diag([-1.0, 1.0, 1.0])
+
+
+def mirror_rotmat(rotmat: np.ndarray) -> np.ndarray:
+    """The rotation seen in the mirror x -> -x: M R M. (..., 3, 3)."""
+    return rotmat * np.array([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]], dtype=rotmat.dtype)
+
+
+def mirror_rotvec(rotvec: np.ndarray) -> np.ndarray:
+    """The same for (..., 3) rotation vectors: (a, b, c) becomes (a, -b, -c)."""
+    return rotvec * np.array([1, -1, -1], dtype=rotvec.dtype)

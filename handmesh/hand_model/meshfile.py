@@ -1,0 +1,43 @@
+"""Meshes on disk: obj, ply and glb through trimesh."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from handmesh.hand_model.skinning import HandModel
+from handmesh.records import Hand
+
+MESH_FORMATS = ("obj", "ply", "glb")
+_SKIN_RGBA = {True: (222, 173, 145, 255), False: (145, 173, 222, 255)}
+
+
+def save_meshes(hands: Sequence[Hand], model: HandModel, path: str | Path) -> None:
+    """Write the hands of one picture as one file, in metres.
+
+    obj and ply keep the camera's axes (x right, y down, z forward). glb has y up and z backwards, as its
+    standard says, so the hands stand upright in a viewer.
+
+    Args:
+        path: ends in .obj, .ply or .glb; written to a temporary name and renamed.
+    """
+    import trimesh
+
+    path = Path(path)
+    axes = np.diag([1.0, -1.0, -1.0]) if path.suffix == ".glb" else np.eye(3)
+    scene = trimesh.Scene()
+    for index, hand in enumerate(hands):
+        mesh = trimesh.Trimesh(hand.vertices_m @ axes, model.faces_for(hand.is_right), process=False)
+        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=np.tile(_SKIN_RGBA[hand.is_right], (len(hand.vertices_m), 1)))
+        name = f"{'right' if hand.is_right else 'left'}_{index}"
+        scene.add_geometry(mesh, node_name=name, geom_name=name)
+    if path.suffix == ".glb":
+        data = scene.export(file_type="glb")
+    else:
+        data = scene.to_mesh().export(file_type=path.suffix[1:])
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+    os.replace(temporary, path)
