@@ -33,7 +33,9 @@ def load_config(cls: type[Config], path: str | Path) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"expected a YAML file of settings, got '{path}', which cannot be read ({_one_line(error)}); see configs/") from error
+        raise UserError(
+            f"expected a YAML file of settings, got '{path}', which cannot be read ({_one_line(error)}); see configs/"
+        ) from error
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -99,7 +101,7 @@ def parse_config(cls: type[Config], arguments: Sequence[str], program: str) -> C
     return config
 
 
-def _flag_names(cls: type) -> list[str]:
+def _flag_names(cls: Any) -> list[str]:
     hints = typing.get_type_hints(cls)
     names = []
     for field in dataclasses.fields(cls):

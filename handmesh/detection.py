@@ -212,5 +212,7 @@ def _download_task(target: Path) -> bytes:
         temporary.write_bytes(task)
         os.replace(temporary, target)
     except OSError as error:
-        print(f"cannot keep the download in {target.parent} ({error.strerror}); set HANDMESH_CACHE to a folder to write to", file=sys.stderr)
+        print(
+            f"cannot keep the download in {target.parent} ({error.strerror}); set HANDMESH_CACHE to a folder to write to", file=sys.stderr
+        )
     return task

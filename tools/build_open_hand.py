@@ -18,14 +18,15 @@ import gzip
 import json
 import zipfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import scipy.optimize
 import scipy.sparse
 
-from handmesh.geometry.rotation import shortest_arc
+from handmesh.geometry.rotation import rotmat_to_rotvec, rotvec_to_rotmat, shortest_arc
+from handmesh.hand_model.articulation import joint_axes
 from handmesh.hand_model.assets import save_hand_model
 from handmesh.hand_model.skinning import HandModel, chain_joints, check_model
 from handmesh.skeleton import FINGERS, MANO_JOINTS
@@ -52,9 +53,15 @@ SAMPLES = 400
 TRIANGLES = 1538
 BORDER_EDGES = 16
 
-# Relaxed hand: flexion in degrees of mcp, pip, dip (normal resting cascade, rising towards the little finger).
-RELAXED_FLEXION_DEG = {"index": (18, 28, 12), "middle": (22, 32, 14), "ring": (26, 36, 16), "little": (28, 36, 16)}
-RELAXED_THUMB_DEG = {"thumb_cmc": (-8.0, 6.0, 4.0), "thumb_mcp": (4.0, -9.0, 6.0), "thumb_ip": (6.0, -12.0, 8.0)}
+# Relaxed hand: flexion in degrees of the three joints from the palm outwards (the normal resting cascade, which
+# rises towards the little finger), and abduction of the first.
+RELAXED_DEG = {
+    "thumb": ((12, 12, 15), 5),
+    "index": ((18, 28, 12), -4),
+    "middle": ((22, 32, 14), 0),
+    "ring": ((26, 36, 16), 5),
+    "little": ((28, 36, 16), 9),
+}
 
 
 @dataclass(frozen=True)
@@ -365,15 +372,16 @@ def shape_space(people: np.ndarray, lengths_m: np.ndarray) -> tuple[np.ndarray, 
     return template, np.concatenate([size[..., None], spread.reshape(9, *template.shape).transpose(1, 2, 0)], axis=-1)
 
 
-def relaxed_pose() -> np.ndarray:
-    """(15, 3) rotation vectors. Fingers flex about +z: that turns -x towards the palm at -y."""
-    pose = np.zeros((len(MANO_JOINTS), 3))
-    for finger, degrees in RELAXED_FLEXION_DEG.items():
-        for joint, flexion in zip(("mcp", "pip", "dip"), degrees, strict=True):
-            pose[MANO_JOINTS.index(f"{finger}_{joint}"), 2] = np.radians(flexion)
-    for joint, degrees in RELAXED_THUMB_DEG.items():
-        pose[MANO_JOINTS.index(joint)] = np.radians(degrees)
-    return pose[1:]
+def relaxed_pose(model: HandModel) -> np.ndarray:
+    """(15, 3) rotation vectors of the relaxed hand, about the model's own joint axes."""
+    flexion, abduction = joint_axes(model)
+    rotmats = np.tile(np.eye(3), (len(MANO_JOINTS), 1, 1))
+    for finger, (degrees, sideways) in RELAXED_DEG.items():
+        first = MANO_JOINTS.index("thumb_cmc" if finger == "thumb" else f"{finger}_mcp")
+        for joint, angle in enumerate(degrees, start=first):
+            rotmats[joint] = rotvec_to_rotmat(flexion[joint] * np.radians(angle))
+        rotmats[first] = rotvec_to_rotmat(abduction[first] * np.radians(sideways)) @ rotmats[first]
+    return rotmat_to_rotvec(rotmats[1:])
 
 
 def build(wheel: Path) -> HandModel:
@@ -397,7 +405,7 @@ def build(wheel: Path) -> HandModel:
     lengths_m = np.linalg.norm(people[:, middle_tip] - joints[:, 0], axis=1)
     regressor = regress_joints(people, joints)
     template, shape_dirs = shape_space(people, lengths_m)
-    return HandModel(
+    model = HandModel(
         id="open-hand-1",
         template_m=template.astype(np.float32),
         shape_dirs=shape_dirs.astype(np.float16),
@@ -406,8 +414,9 @@ def build(wheel: Path) -> HandModel:
         skin_weights=keep_strongest(carry @ weights).astype(np.float32),
         faces=faces,
         tip_vertices=tip_vertices.astype(np.int32),
-        mean_pose=relaxed_pose().astype(np.float32),
+        mean_pose=np.zeros((len(MANO_JOINTS) - 1, 3), np.float32),
     )
+    return replace(model, mean_pose=relaxed_pose(model).astype(np.float32))
 
 
 def main() -> None:

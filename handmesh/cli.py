@@ -1,0 +1,146 @@
+"""The commands: parse the flags, do the work, and say what went wrong in one line.
+
+Exit codes: 0 done, 2 bad input or a missing part, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from typing import TypeVar
+
+from handmesh.errors import UserError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+# Shared library -> the Debian package that has it.
+_SYSTEM_PACKAGES = {
+    "libGL.so.1": "libgl1",
+    "libEGL.so.1": "libegl1",
+    "libGLESv2.so.2": "libgles2",
+    "libgthread-2.0.so.0": "libglib2.0-0",
+    "libglib-2.0.so.0": "libglib2.0-0",
+    "libusb-1.0.so.0": "libusb-1.0-0",
+    "libgomp.so.1": "libgomp1",
+    "libX11.so.6": "libx11-6",
+    "libSM.so.6": "libsm6",
+    "libXext.so.6": "libxext6",
+}
+# Package of an extra -> the extra.
+_EXTRAS = {
+    "numba": "synth",
+    "smplx": "mano",
+    **dict.fromkeys(("torch", "torchvision", "timm", "lightning", "onnx", "onnxscript"), "train"),
+}
+
+Command = TypeVar("Command")
+
+
+def demo() -> None:
+    """handmesh-demo."""
+
+    def body(argv: Sequence[str]) -> None:
+        from handmesh.live.command import DemoCommand, run_demo
+
+        run_demo(parse_flags(DemoCommand, "handmesh-demo", argv))
+
+    sys.exit(guard("handmesh-demo", body))
+
+
+def train() -> None:
+    """handmesh-train."""
+
+    def body(argv: Sequence[str]) -> None:
+        from handmesh.training.command import parse_train, run_train
+
+        run_train(parse_train(list(argv)))
+
+    sys.exit(guard("handmesh-train", body))
+
+
+def export() -> None:
+    """handmesh-export."""
+
+    def body(argv: Sequence[str]) -> None:
+        from handmesh.deploy.command import ExportCommand, run_export
+
+        run_export(parse_flags(ExportCommand, "handmesh-export", argv))
+
+    sys.exit(guard("handmesh-export", body))
+
+
+def synth() -> None:
+    """handmesh-synth."""
+
+    def body(argv: Sequence[str]) -> None:
+        from handmesh.synthetic.command import SynthCommand, run_synth
+
+        run_synth(parse_flags(SynthCommand, "handmesh-synth", argv))
+
+    sys.exit(guard("handmesh-synth", body))
+
+
+def guard(program: str, body: Callable[[Sequence[str]], None]) -> int:
+    """Run a command; turn what a user can do something about into one line and an exit code."""
+    try:
+        body(sys.argv[1:])
+    except UserError as error:
+        return _fail(program, str(error))
+    except (ImportError, OSError) as error:
+        cure = missing_part(error)
+        if cure is None:
+            raise
+        return _fail(program, cure)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def parse_flags(kind: type[Command], program: str, argv: Sequence[str]) -> Command:
+    """Flags to a command's dataclass. --help prints and leaves.
+
+    Raises:
+        UserError: tyro's complaint in one line.
+    """
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            return tyro.cli(kind, prog=program, args=list(argv))
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UserError(f"{_first_sentence(complaint.getvalue())}; see {program} --help") from end
+
+
+def missing_part(error: ImportError | OSError) -> str | None:
+    """The cure for a package of an extra or a system library that is not there; None for any other error."""
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        package = error.name.partition(".")[0]
+        if package in _EXTRAS:
+            return f'this needs {package}, which is not installed; run: pip install "handmesh[{_EXTRAS[package]}]"'
+    found = re.search(r"(lib[\w.+-]+?\.so[.\d]*): cannot open shared object file", str(error))
+    if found is None:
+        return None
+    package = _SYSTEM_PACKAGES.get(found[1])
+    cure = f"on Debian or Ubuntu run: apt-get install {package}" if package else "install the system package that has it"
+    return f"the system library {found[1]} is missing; {cure}"
+
+
+def _fail(program: str, message: str) -> int:
+    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _first_sentence(box: str) -> str:
+    """tyro draws a box: a title, the complaint, a rule, and advice. The complaint, and the name that it suggests."""
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    rules = [index for index, line in enumerate(lines) if set(line) == {"─"}]
+    complaint = " ".join(lines[1 : rules[0]] if rules else lines).rstrip(".")
+    near = re.search(r"Perhaps you meant:\W*(--[\w-]+)", " ".join(lines))
+    return f"{complaint}; did you mean {near[1]}?" if near else complaint
