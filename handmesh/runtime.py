@@ -195,18 +195,19 @@ def _openvino_network(compiled: Any) -> Network:
 
 def _load_onnxruntime(path: Path, size: int, precision: Precision, threads: int) -> dict[int, Network]:
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf  # pyright: ignore
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    except (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.NotImplemented, errors.InvalidArgument) as error:
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
         raise UserError(f"expected a network that ONNX Runtime can run, got '{path}', which it refuses; export it again") from error
 
     def network(crops: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"crops": crops}), strict=True))
+        values = session.run(list(OUTPUTS), {"crops": crops})
+        return {name: np.asarray(value) for name, value in zip(OUTPUTS, values, strict=True)}
 
     return dict.fromkeys(BATCH_SIZES, network)
 

