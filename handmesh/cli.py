@@ -1,11 +1,12 @@
 """The commands: parse the flags, do the work, and say what went wrong in one line.
 
-Exit codes: 0 done, 2 bad input or a missing part, 130 Ctrl-C.
+Exit codes: 0 done, 2 bad input or a missing part, 130 Ctrl-C, 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from handmesh.errors import UserError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 # Shared library -> the Debian package that has it.
 _SYSTEM_PACKAGES = {
@@ -90,6 +92,10 @@ def guard(program: str, body: Callable[[Sequence[str]], None]) -> int:
         body(sys.argv[1:])
     except UserError as error:
         return _fail(program, str(error))
+    except BrokenPipeError:
+        # Whoever read our output has left (`| head`); the interpreter's last flush must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except (ImportError, OSError) as error:
         cure = missing_part(error)
         if cure is None:

@@ -1,0 +1,150 @@
+"""`handmesh-demo`: its flags, and what it does with them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from handmesh.errors import UserError
+from handmesh.geometry.camera import ASSUMED_FOV_DEG
+from handmesh.live.intrinsics import CameraChoice
+from handmesh.live.loop import Artist, LoopReport, Screen, Wishes, run_loop
+from handmesh.live.sinks import open_sinks, parse_kinds, prepare_output
+from handmesh.live.sources import Source, open_source
+from handmesh.runtime import Precision, Runtime
+
+DEMO_CLIP = Path(__file__).resolve().parent.parent / "assets" / "demo_clip.mp4"
+
+
+@dataclass(frozen=True)
+class DemoCommand:
+    """Find hands in pictures, videos or a camera, and write or show their 3D meshes.
+
+    Without --camera and --input it runs on a clip that comes with the package. In the window, q or Esc quits
+    and s saves a snapshot with its mesh.
+    """
+
+    camera: int | str | None = None
+    """Camera to watch: 0 is the first; a device path works too."""
+    input: str | None = None
+    """Picture, folder of pictures, video file, or URL (http, rtsp)."""
+    output: Path = Path("handmesh_out")
+    """Folder for everything that is written."""
+    save: str = "overlay"
+    """What to write, separated by commas: overlay, json, npz, obj, ply, glb, mask."""
+    no_window: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Open no window."""
+    max_hands: int = 2
+    """Most hands to look for."""
+    fov: float | None = None
+    """Field of view of the camera along the larger side of the picture, in degrees."""
+    focal: float | None = None
+    """Focal length of the camera, in pixels of the picture."""
+    intrinsics: Path | None = None
+    """Calibration file: OpenCV's yaml or json, ROS's camera_info, or a 3 x 3 matrix in json; scaled to the picture."""
+    mirror: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show and save the overlay like a mirror (selfie view); hands, meshes and masks stay unmirrored."""
+    size: str | None = None
+    """Size to ask the camera for, like 1280x720."""
+    fps: float | None = None
+    """Frames per second to ask the camera for."""
+    model: Path | None = None
+    """Network: an ONNX file from handmesh-export; without it, the one that comes with the package."""
+    hand_model: str = "open"
+    """Hand model: "open", or the path of an npz; the one that the network was trained with."""
+    runtime: Runtime = "openvino"
+    """What runs the network."""
+    precision: Precision = "f32"
+    """Arithmetic of the network; bf16 is faster on CPUs that have it and costs up to 1 mm (OpenVINO only)."""
+    profile: tyro.conf.FlagCreatePairsOff[bool] = False
+    """At the end, print how long each stage took."""
+
+
+def run_demo(command: DemoCommand) -> None:
+    """Do what the flags say and print a summary.
+
+    Raises:
+        UserError: bad input, or a camera or disk that failed on the way (after the summary).
+        KeyboardInterrupt: Ctrl-C (after the summary).
+    """
+    kinds = parse_kinds(command.save)
+    if command.max_hands < 1:
+        raise UserError(f"expected --max-hands of at least 1, got {command.max_hands}")
+    cameras = CameraChoice(command.fov, command.focal, command.intrinsics)
+    source = open_source(_input(command), command.camera, _parse_size(command.size), command.fps)
+    prepare_output(command.output, source)
+
+    # Slow to import and to load: only once everything cheap is known to be right.
+    from handmesh.estimator import HandMeshEstimator
+    from handmesh.render.overlay import draw_mask, draw_overlay
+
+    estimator = HandMeshEstimator(
+        command.model, command.hand_model, runtime=command.runtime, precision=command.precision, max_hands=command.max_hands
+    )
+    if not cameras.is_known:
+        print(f"camera unknown: assuming a field of view of {ASSUMED_FOV_DEG:g} degrees (set --fov, --focal or --intrinsics)")
+    screen = None if command.no_window else _open_screen()
+    sinks = open_sinks(kinds, command.output, source, estimator.hand_model)
+    wishes = Wishes(command.output, command.mirror, "overlay" in kinds, "mask" in kinds)
+    try:
+        report = run_loop(source, estimator, cameras.camera, sinks, Artist(draw_overlay, draw_mask), wishes, screen)
+    finally:
+        estimator.close()
+    if report.frames:
+        print(summary(report, source, command.output if kinds else None))
+    if command.profile:
+        print(profile_table(report))
+    if report.error is not None:
+        raise report.error
+    if report.end == "interrupted":
+        raise KeyboardInterrupt
+
+
+def summary(report: LoopReport, source: Source, output: Path | None) -> str:
+    """One line on a run."""
+    rate = report.frames / report.duration_s if report.duration_s > 0 else 0.0
+    share = report.frames_with_hands / max(report.frames, 1)
+    what = "frames" if source.is_stream else "pictures"
+    parts = [f"{report.frames} {what}, {rate:.1f} {what}/s, hands in {100 * share:.0f} %"]
+    if source.skipped:
+        parts.append(f"{source.skipped} {'file' if source.skipped == 1 else 'files'} skipped")
+    parts.append(f"output in {output}" if output is not None else "nothing saved")
+    return "; ".join(parts)
+
+
+def profile_table(report: LoopReport) -> str:
+    """Stages of the loop: calls, median and 95th percentile in ms, share of the time."""
+    rows = [f"{'stage':<10}{'calls':>8}{'median ms':>12}{'p95 ms':>10}{'share':>8}"]
+    for name, calls, median_ms, p95_ms, share in report.times.table():
+        rows.append(f"{name:<10}{calls:>8}{median_ms:>12.2f}{p95_ms:>10.2f}{100 * share:>6.1f} %")
+    return "\n".join(rows)
+
+
+def _input(command: DemoCommand) -> str | None:
+    if command.camera is not None or command.input is not None:
+        return command.input
+    if not DEMO_CLIP.is_file():
+        raise UserError("expected --camera or --input: this copy of handmesh comes without its demo clip")
+    return str(DEMO_CLIP)
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text.strip())
+    if match is None or 0 in (sides := (int(match[1]), int(match[2]))):
+        raise UserError(f"expected --size as WIDTHxHEIGHT, like 1280x720, got {text!r}")
+    return sides
+
+
+def _open_screen() -> Screen | None:
+    from handmesh.render.window import NoDisplay, open_window
+
+    try:
+        return open_window("handmesh")
+    except NoDisplay as error:
+        print(f"{error}: no window, going on without")
+        return None

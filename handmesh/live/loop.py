@@ -1,0 +1,237 @@
+"""The loop of `handmesh-demo`: source -> estimator -> overlay -> files and window."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from handmesh.errors import UserError
+from handmesh.geometry.crop import mirror_picture
+from handmesh.hand_model.skinning import HandModel
+from handmesh.live.sinks import Shot, Sink, save_snapshot
+from handmesh.live.sources import Frame, Source
+from handmesh.records import Camera, Hand
+from handmesh.timing import StageTimes
+
+_QUIT_KEYS = ("q", "escape")
+# How often a window that shows a finished picture looks for keys.
+_IDLE_S = 1 / 30
+
+
+class Estimator(Protocol):
+    """What the loop needs of a `HandMeshEstimator`."""
+
+    hand_model: HandModel
+    times: StageTimes
+
+    def __call__(self, image_rgb: np.ndarray, camera: Camera | None = None) -> list[Hand]: ...
+
+    def track(self, image_rgb: np.ndarray, time_s: float, camera: Camera | None = None) -> list[Hand]: ...
+
+
+class Screen(Protocol):
+    """What the loop needs of a window."""
+
+    def show(self, image_rgb: np.ndarray) -> str | None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Artist:
+    """Draws hands.
+
+    Attributes:
+        overlay: (image_rgb, hands, hand_model, camera) -> (H, W, 3) uint8.
+        mask: ((H, W), hands, hand_model, camera) -> (H, W) uint8.
+    """
+
+    overlay: Callable[[np.ndarray, Sequence[Hand], HandModel, Camera], np.ndarray]
+    mask: Callable[[tuple[int, int], Sequence[Hand], HandModel, Camera], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked the loop for.
+
+    Attributes:
+        output: folder for snapshots.
+        is_mirrored: flip the overlay, on the screen and in files, like a mirror; the hands stay as they are.
+        draws_overlay: an overlay is needed even without a window.
+        draws_mask: masks are needed.
+    """
+
+    output: Path
+    is_mirrored: bool = False
+    draws_overlay: bool = False
+    draws_mask: bool = False
+
+
+@dataclass(frozen=True)
+class LoopReport:
+    """How a run went.
+
+    Attributes:
+        frames, frames_with_hands: counts.
+        duration_s: wall time from the first read to the last write.
+        end: "finished", "quit" (a key), "interrupted" (Ctrl-C) or "failed" (see `error`).
+        error: why it failed.
+        times: the loop's and the estimator's stages.
+    """
+
+    frames: int
+    frames_with_hands: int
+    duration_s: float
+    end: str
+    error: UserError | None
+    times: StageTimes
+
+
+def run_loop(
+    source: Source,
+    estimator: Estimator,
+    camera_of: Callable[[int, int], Camera],
+    sinks: Sequence[Sink],
+    artist: Artist,
+    wishes: Wishes,
+    screen: Screen | None = None,
+) -> LoopReport:
+    """Run until the source ends, a key or Ctrl-C is pressed, or something fails; close source, sinks and screen.
+
+    Args:
+        camera_of: (width, height) -> the camera of pictures of that size.
+    """
+    loop = _Loop(estimator, camera_of, sinks, artist, wishes, screen)
+    end, error = "finished", None
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        for part in (source, *sinks, *([screen] if screen else [])):
+            stack.callback(part.close)
+        try:
+            end = loop.run(source)
+        except UserError as failure:
+            end, error = "failed", failure
+        except KeyboardInterrupt:
+            end = "interrupted"
+    duration_s = time.perf_counter() - start
+    return LoopReport(loop.frames, loop.frames_with_hands, duration_s, end, error, _merge_times(loop.times, estimator.times))
+
+
+class _Loop:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        camera_of: Callable[[int, int], Camera],
+        sinks: Sequence[Sink],
+        artist: Artist,
+        wishes: Wishes,
+        screen: Screen | None,
+    ) -> None:
+        self.times = StageTimes()
+        self.frames = 0
+        self.frames_with_hands = 0
+        self._estimator = estimator
+        self._camera_of = camera_of
+        self._sinks = sinks
+        self._artist = artist
+        self._wishes = wishes
+        self._screen = screen
+
+    def run(self, source: Source) -> str:
+        """All frames; returns "finished" or "quit"."""
+        frames = iter(source)
+        shot = None
+        with _progress(source) as progress:
+            task = progress.add_task("hands", total=source.length, speed="")
+            start = time.perf_counter()
+            while True:
+                with self.times.stage("read"):
+                    frame = next(frames, None)
+                if frame is None:
+                    break
+                shot = self._shoot(frame, source.is_stream)
+                _advance(progress, task, self.frames, start)
+                if self._screen is not None and self._show(self._screen, shot):
+                    return "quit"
+        # A picture stays on the screen until it is dismissed; a video was already seen.
+        while self._screen is not None and shot is not None and not source.is_stream:
+            time.sleep(_IDLE_S)
+            if self._show(self._screen, shot):
+                return "quit"
+        return "finished"
+
+    def _shoot(self, frame: Frame, is_stream: bool) -> Shot:
+        image = frame.image_rgb
+        height, width = image.shape[:2]
+        camera = self._camera_of(width, height)
+        hands = self._estimator.track(image, frame.time_s, camera) if is_stream else self._estimator(image, camera)
+        self.frames += 1
+        self.frames_with_hands += bool(hands)
+        overlay, mask = None, None
+        model = self._estimator.hand_model
+        if self._wishes.draws_overlay or self._screen is not None:
+            with self.times.stage("overlay"):
+                overlay = self._artist.overlay(image, hands, model, camera)
+                overlay = mirror_picture(overlay) if self._wishes.is_mirrored else overlay
+        if self._wishes.draws_mask:
+            with self.times.stage("mask"):
+                mask = self._artist.mask((height, width), hands, model, camera)
+        shot = Shot(frame, hands, camera, overlay, mask)
+        with self.times.stage("write"), _disk_errors(self._wishes.output):
+            for sink in self._sinks:
+                sink.write(shot)
+        return shot
+
+    def _show(self, screen: Screen, shot: Shot) -> bool:
+        """Show the shot and obey the keyboard; True to quit."""
+        assert shot.overlay_rgb is not None
+        with self.times.stage("show"):
+            key = screen.show(shot.overlay_rgb)
+        if key == "s":
+            with _disk_errors(self._wishes.output):
+                saved = save_snapshot(shot, self._wishes.output, self._estimator.hand_model)
+            print("saved", *saved)
+        return key in _QUIT_KEYS
+
+
+@contextmanager
+def _disk_errors(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write to {output}: {reason}; what is there can be read, make room and run again") from error
+
+
+def _merge_times(loop: StageTimes, estimator: StageTimes) -> StageTimes:
+    """All stages in the order in which a frame meets them."""
+    merged = StageTimes()
+    for times in ({"read": loop.seconds["read"]}, estimator.seconds, loop.seconds):
+        merged.seconds.update(times)
+    return merged
+
+
+def _progress(source: Source) -> Progress:
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, disable=source.is_live or not console.is_terminal)
+
+
+def _advance(progress: Progress, task: TaskID, frames: int, start: float) -> None:
+    progress.update(task, completed=frames, speed=f"{frames / (time.perf_counter() - start):.1f} frames/s")

@@ -1,0 +1,209 @@
+"""A rendered video of two moving hands before a plain room, as a webcam sees it: the embedded demo clip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from handmesh.errors import UserError
+from handmesh.geometry.rotation import rotmat_to_rotvec, rotvec_to_rotmat
+from handmesh.hand_model import HandModel
+from handmesh.hand_model.skinning import skin
+from handmesh.skeleton import MANO_JOINTS
+from handmesh.synthetic import raster
+from handmesh.synthetic.light import Light, gamma_table
+from handmesh.synthetic.poses import UPRIGHT_PALM, pose_of_kind
+from handmesh.synthetic.scene import draw, place_mesh
+from handmesh.synthetic.surface import (
+    Cloth,
+    ForearmShape,
+    HandSurface,
+    Skin,
+    forearm_mesh,
+    hand_mesh,
+    plain_material,
+    skin_material,
+    skin_rgb,
+    sleeve_mesh,
+)
+
+_SUPERSAMPLE = 2
+_DISTANCE_M = 0.46
+_FOV_DEG = 65.0
+_SECOND_HAND_FROM = 0.45
+_RIGHT_KINDS = ("open", "fist", "point", "pinch", "open", "count", "ok", "open")
+_LEFT_KINDS = ("relaxed", "open", "point", "thumbs_up", "open")
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """One hand: rotations (16, 3, 3), the first in the camera, and where its middle knuckle is (3,)."""
+
+    rotmats: np.ndarray
+    place_m: np.ndarray
+
+
+def render_clip(
+    path: Path, model: HandModel, seed: int = 0, seconds: float = 6.0, fps: int = 30, size: tuple[int, int] = (640, 480)
+) -> None:
+    """Write an mp4: first one hand, then a right and a left one, moving through everyday poses.
+
+    Args:
+        path: ends in .mp4; written to a temporary name and renamed.
+        size: width and height in pixels.
+
+    Raises:
+        UserError: OpenCV cannot write it there.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.part.mp4")
+    writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+    if not writer.isOpened():
+        raise UserError(f"expected a place for an mp4, got '{path}', which OpenCV cannot write; choose another folder")
+    try:
+        for frame in clip_frames(model, seed, round(seconds * fps), size):
+            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    finally:
+        writer.release()
+    os.replace(temporary, path)
+
+
+def clip_frames(model: HandModel, seed: int, count: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """The frames (H, W, 3) uint8 RGB of `render_clip`."""
+    width, height = size
+    surface = HandSurface.of(model)
+    rng = np.random.default_rng([seed, 0])
+    right, left = _keys(rng, surface, _RIGHT_KINDS), _keys(rng, surface, _LEFT_KINDS)
+    room = _room(np.random.default_rng([seed, 1]), width, height)
+    light = _room_light()
+    material = skin_material(np.random.default_rng([seed, 2]), 0.35)
+    material[raster.M_NOISE_LOW], material[raster.M_NOISE_HIGH], material[raster.M_SPECULAR] = 0.05, 0.03, 0.04
+    tone = Skin(skin_rgb(0.36, 0.9), material)
+    cloth_material = plain_material(noise_low=0.05, freq_low=40.0, noise_high=0.1, freq_high=900.0)
+    cloth = Cloth(np.array([0.045, 0.09, 0.16]), cloth_material, 0.006, 1.25)
+    focal_px = 0.5 * max(width, height) / np.tan(np.radians(_FOV_DEG) / 2)
+    table = gamma_table()
+    for frame in range(count):
+        t = frame / max(count - 1, 1)
+        meshes = _person(surface, tone, cloth, _right_moment(right, t), is_right=True)
+        if t > _SECOND_HAND_FROM:
+            meshes += _person(surface, tone, cloth, _left_moment(left, (t - _SECOND_HAND_FROM) / (1 - _SECOND_HAND_FROM)), is_right=False)
+        # The renderer draws squares: the wide picture is the middle band of one.
+        side = max(width, height) * _SUPERSAMPLE
+        picture = draw(surface, meshes, light, focal_px * _SUPERSAMPLE, side, np.random.default_rng([seed, 3]), 1.0)
+        top = (side - height * _SUPERSAMPLE) // 2
+        rows = slice(top, top + height * _SUPERSAMPLE)
+        columns = slice((side - width * _SUPERSAMPLE) // 2, (side + width * _SUPERSAMPLE) // 2)
+        rgb = cv2.resize(picture.rgb[rows, columns], (width, height), interpolation=cv2.INTER_AREA)
+        alpha = cv2.resize(picture.alpha[rows, columns], (width, height), interpolation=cv2.INTER_AREA)
+        linear = rgb + room * (1 - alpha)[..., None]
+        shown = raster.to_display(linear, np.ones(3, np.float32), table)
+        yield cv2.convertScaleAbs(shown, alpha=255)
+
+
+def _keys(rng: np.random.Generator, surface: HandSurface, kinds: tuple[str, ...]) -> list[np.ndarray]:
+    return [pose_of_kind(rng, surface.anatomy, kind) for kind in kinds]
+
+
+def _between(keys: list[np.ndarray], t: float) -> np.ndarray:
+    """The pose at t in 0..1: held at each key, then an eased turn of every joint towards the next."""
+    at = np.clip(t, 0, 1) * (len(keys) - 1)
+    low = min(int(at), len(keys) - 2)
+    s = np.clip((at - low - 0.25) / 0.6, 0, 1)
+    s = s * s * (3 - 2 * s)
+    start, end = keys[low], keys[low + 1]
+    step = rotmat_to_rotvec(np.swapaxes(start, -1, -2) @ end)
+    return start @ rotvec_to_rotmat((s * step).astype(np.float32))
+
+
+def _right_moment(keys: list[np.ndarray], t: float) -> _Moment:
+    rotmats = _between(keys, t).copy()
+    # A slow wave, and one look at the back of the hand while it is open.
+    turned = np.pi * np.exp(-(((t - 0.58) / 0.07) ** 2)) * 0.9
+    rotmats[0] = _turn(0.25 * np.sin(2 * np.pi * 1.5 * t) + 0.08, 0.2 * np.sin(2 * np.pi * t), turned + 0.3 * np.sin(2 * np.pi * 1.2 * t))
+    place = np.array(
+        [-0.02 - 0.10 * _ease((t - 0.36) / 0.12), 0.0 + 0.02 * np.sin(2 * np.pi * 2 * t), _DISTANCE_M + 0.05 * np.sin(2 * np.pi * 0.8 * t)]
+    )
+    return _Moment(rotmats, place)
+
+
+def _left_moment(keys: list[np.ndarray], t: float) -> _Moment:
+    """As a right hand in the mirror: x is to be flipped."""
+    rotmats = _between(keys, t).copy()
+    rotmats[0] = _turn(0.15 * np.sin(2 * np.pi * 1.2 * t), 0.15 * np.sin(2 * np.pi * t + 1), 0.4 * np.sin(2 * np.pi * 0.9 * t))
+    rise = 0.28 * (1 - _ease(t / 0.16))
+    return _Moment(rotmats, np.array([-0.125, rise + 0.01 + 0.015 * np.sin(2 * np.pi * 1.5 * t), _DISTANCE_M + 0.02]))
+
+
+def _turn(in_picture: float, tipped: float, about_forearm: float) -> np.ndarray:
+    about_z = rotvec_to_rotmat(np.array([0.0, 0.0, in_picture]))
+    about_x = rotvec_to_rotmat(np.array([tipped, 0.0, 0.0]))
+    return (about_z @ about_x @ UPRIGHT_PALM @ rotvec_to_rotmat(np.array([about_forearm, 0.0, 0.0]))).astype(np.float32)
+
+
+def _ease(t: float) -> float:
+    t = float(np.clip(t, 0, 1))
+    return t * t * (3 - 2 * t)
+
+
+def _person(surface: HandSurface, tone: Skin, cloth: Cloth, moment: _Moment, is_right: bool) -> list:
+    """Hand, forearm and sleeve of one side, placed by the middle knuckle."""
+    vertices_m = skin(surface.model, moment.rotmats, np.zeros(10, np.float32))
+    knuckle = (surface.model.joint_regressor @ vertices_m)[MANO_JOINTS.index("middle_mcp")]
+    vertices_m = vertices_m - knuckle
+    shape = ForearmShape(0.3, 1.5, np.array([0.0, 0.0, 0.12]))
+    meshes = [
+        hand_mesh(surface, vertices_m, tone),
+        forearm_mesh(surface, vertices_m, tone, shape, moment.rotmats[0], 0),
+        sleeve_mesh(surface, vertices_m, shape, moment.rotmats[0], 0, cloth, (0.045, 0.4)),
+    ]
+    return [place_mesh(mesh, moment.place_m if is_right else moment.place_m * (-1, 1, 1), not is_right) for mesh in meshes]
+
+
+def _room_light() -> Light:
+    """Bright even light, more of it from above, and a window at the upper left."""
+    forms = np.zeros((3, 4, 4), np.float32)
+    forms[:, 3, 3] = 0.62
+    forms[:, 1, 3] = forms[:, 3, 1] = -0.10
+    forms[:, 2, 3] = forms[:, 3, 2] = -0.06
+    direction = np.array([-0.55, -0.6, -0.58])
+    return Light(forms, (direction / np.linalg.norm(direction)).astype(np.float32), np.array([0.78, 0.75, 0.70], np.float32))
+
+
+def _room(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """(H, W, 3) f32 linear: a wall with light from a window, a shelf with books, a plant, a desk; out of focus."""
+    w, h = width, height
+    x, y = np.meshgrid(np.linspace(0, 1, w, dtype=np.float32), np.linspace(0, 1, h, dtype=np.float32))
+    room = np.array([0.50, 0.455, 0.395], np.float32) * (1.08 - 0.45 * np.hypot(x - 0.15, 0.8 * (y - 0.1)))[..., None]
+
+    def box(x0: float, y0: float, x1: float, y1: float, rgb: tuple[float, float, float]) -> None:
+        cv2.rectangle(room, (int(x0 * w), int(y0 * h)), (int(x1 * w), int(y1 * h)), rgb, -1, cv2.LINE_AA)
+
+    box(0.03, 0.05, 0.24, 0.52, (0.55, 0.52, 0.47))
+    box(0.045, 0.07, 0.225, 0.5, (0.72, 0.82, 0.92))
+    box(0.13, 0.07, 0.142, 0.5, (0.55, 0.52, 0.47))
+    shelf = (0.19, 0.115, 0.06)
+    for top in (0.2, 0.44):
+        left = 0.68
+        while left < 0.95:
+            thick, tall = rng.uniform(0.012, 0.03), rng.uniform(0.10, 0.16)
+            book = rng.uniform(0.06, 0.35) * (0.5 + np.array([rng.uniform(0, 1), rng.uniform(0.2, 0.7), rng.uniform(0, 1)]))
+            box(left, top - tall, left + thick, top, tuple(book.tolist()))
+            left += thick + (0.05 if rng.random() < 0.12 else 0.002)
+        box(0.66, top, 0.98, top + 0.022, shelf)
+    box(0.0, 0.82, 1.0, 1.0, (0.24, 0.155, 0.09))
+    box(0.0, 0.82, 1.0, 0.828, (0.34, 0.23, 0.14))
+    box(0.30, 0.70, 0.36, 0.83, (0.40, 0.20, 0.13))
+    for _ in range(26):
+        tip = (0.33 + rng.normal(0, 0.05), 0.56 + rng.normal(0, 0.06))
+        green = rng.uniform(0.5, 1.2) * np.array([0.06, 0.17, 0.05])
+        cv2.line(
+            room, (int(0.33 * w), int(0.71 * h)), (int(tip[0] * w), int(tip[1] * h)), tuple(green.tolist()), max(2, w // 110), cv2.LINE_AA
+        )
+    room = cv2.GaussianBlur(room, (0, 0), w / 130)
+    return room.astype(np.float32)
