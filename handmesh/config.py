@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import io
 import json
 import types
 import typing
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -82,8 +84,8 @@ def parse_config(cls: type[Config], arguments: Sequence[str], program: str) -> C
         program: its name, for the help.
 
     Raises:
-        UserError: no file, a bad file, an unknown flag.
-        SystemExit: after the help was printed, or a flag's value did not parse (tyro says why).
+        UserError: no file, a bad file, an unknown flag, or a flag's value of the wrong type.
+        SystemExit: after the help was printed.
     """
     import tyro
 
@@ -93,12 +95,26 @@ def parse_config(cls: type[Config], arguments: Sequence[str], program: str) -> C
         default, flags = cls(), ["--help"]
     else:
         raise UserError(f"expected a YAML file first, as in '{program} configs/smoke.yaml', got '{' '.join(arguments)}'")
-    config, unknown = tyro.cli(cls, prog=f"{program} FILE.yaml", default=default, args=flags, return_unknown_args=True)
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            config, unknown = tyro.cli(cls, prog=f"{program} FILE.yaml", default=default, args=flags, return_unknown_args=True)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UserError(f"{_without_box(complaint.getvalue())}; see {program} --help") from end
     if unknown:
         known = [f"--{name}" for name in _flag_names(cls)]
         given = unknown[0].split("=")[0].replace("_", "-")
         raise UserError(f"unknown argument '{unknown[0]}' of {program};{_nearest(given, known)} --help lists all")
     return config
+
+
+def _without_box(text: str) -> str:
+    """tyro's complaint: the words between the title and the rule of the box that it draws."""
+    lines = [line.strip("│╭╮╰╯ ") for line in text.splitlines()]
+    rules = [index for index, line in enumerate(lines) if set(line) == {"─"}]
+    return " ".join(lines[1 : rules[0]] if rules else lines)
 
 
 def _flag_names(cls: Any) -> list[str]:

@@ -22,6 +22,7 @@ from handmesh.errors import UserError
 from handmesh.quiet import quiet_stderr
 from handmesh.records import Detection
 from handmesh.skeleton import JOINTS
+from handmesh.wholefile import replacing
 
 TASK_URL = "https://storage.googleapis.com/mediapipe-models/hand_landmarker/hand_landmarker/float16/1/hand_landmarker.task"
 TASK_SHA256 = "fbc2a30080c3c557093b5ddfc334698132eb341044ccee322ccf8bcf3607cde1"
@@ -208,9 +209,8 @@ def _download_task(target: Path) -> bytes:
         raise UserError(f"the downloaded hand landmarker has the checksum {found[:16]}..., expected {TASK_SHA256[:16]}...; {by_hand}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-        temporary.write_bytes(task)
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            temporary.write_bytes(task)
     except OSError as error:
         print(
             f"cannot keep the download in {target.parent} ({error.strerror}); set HANDMESH_CACHE to a folder to write to", file=sys.stderr

@@ -8,13 +8,14 @@ import pytest
 from handmesh.errors import UserError
 from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import load_hand_model
+from handmesh.hand_model.articulation import Anatomy
 from handmesh.hand_model.skinning import skin_at
 from handmesh.records import HandParams
 from handmesh.skeleton import FINGERS, FROM_MANO_AND_TIPS, JOINTS, MANO_JOINTS
 from handmesh.synthetic import raster
 from handmesh.synthetic.config import PoseMixture, SynthConfig
 from handmesh.synthetic.light import irradiance, load_panoramas
-from handmesh.synthetic.poses import Anatomy, HandAngles, angles_to_rotmats, random_rotation, sample_orientation, sample_pose
+from handmesh.synthetic.poses import HandAngles, angles_to_rotmats, random_rotation, sample_orientation, sample_pose
 from handmesh.synthetic.scene import place_root, presence_of, render_sample
 from handmesh.synthetic.surface import (
     FOREARM_PART,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from handmesh.errors import UserError
 from handmesh.hand_model.skinning import HandModel, check_model
 from handmesh.skeleton import MANO_JOINTS, MANO_PARENTS, MANO_TIP_VERTICES
+from handmesh.wholefile import replacing
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 OPEN_HAND = ASSETS / "open_hand.npz"
@@ -54,20 +54,13 @@ def load_hand_model(name_or_path: str | Path = "open") -> HandModel:
 
 def save_hand_model(model: HandModel, path: str | Path) -> None:
     """Write a model to a temporary name beside `path`, then rename it. The same model gives the same bytes."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-            for name in (*_ARRAYS, "id"):
-                # A fixed date, so that the bytes depend on the arrays alone.
-                entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                with archive.open(entry, "w") as stream:
-                    np.lib.format.write_array(stream, np.asarray(getattr(model, name)), allow_pickle=False)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in (*_ARRAYS, "id"):
+            # A fixed date, so that the bytes depend on the arrays alone.
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w") as stream:
+                np.lib.format.write_array(stream, np.asarray(getattr(model, name)), allow_pickle=False)
 
 
 def from_smplx(layer: Any, model_id: str = "mano-right") -> HandModel:

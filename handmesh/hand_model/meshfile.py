@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from handmesh.hand_model.skinning import HandModel
 from handmesh.records import Hand
+from handmesh.wholefile import replacing
 
 MESH_FORMATS = ("obj", "ply", "glb")
 _SKIN_RGBA = {True: (222, 173, 145, 255), False: (145, 173, 222, 255)}
@@ -39,6 +39,5 @@ def save_meshes(hands: Sequence[Hand], model: HandModel, path: str | Path) -> No
     # One file, one mesh for the formats that know no scenes.
     content: Any = scene if path.suffix == ".glb" else scene.to_mesh()
     data = content.export(file_type=path.suffix[1:])
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)

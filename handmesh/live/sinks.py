@@ -47,6 +47,7 @@ from handmesh.hand_model.skinning import HandModel
 from handmesh.live.sources import Frame, Source
 from handmesh.quiet import quiet_stderr
 from handmesh.records import Camera, Hand
+from handmesh.wholefile import replacing
 
 SCHEMA = "handmesh.hands/1"
 KINDS = ("overlay", "json", "npz", *MESH_FORMATS, "mask")
@@ -109,7 +110,7 @@ def prepare_output(output: Path, source: Source) -> None:
     except OSError as error:
         raise UserError(f"expected a folder to write to, but {output}: {error.strerror}; give another --output") from error
     read = Path(source.label)
-    if read.is_dir() and read.resolve() == output.resolve() or read.resolve() == (output / "overlay.mkv").resolve():
+    if (read.is_dir() and read.resolve() == output.resolve()) or read.resolve() == (output / "overlay.mkv").resolve():
         raise UserError(f"the output would be written over the input {read}; give another --output")
 
 
@@ -259,7 +260,8 @@ def write_png(image: np.ndarray, path: Path) -> None:
     """(H, W, 3) RGB or (H, W) uint8 to a png, under a temporary name until it is whole."""
     pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 2])[1]
-    _write_whole(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
+    with replacing(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
 
 
 def save_snapshot(shot: Shot, output: Path, hand_model: HandModel) -> list[Path]:
@@ -288,16 +290,13 @@ def _file_writer(kind: str, hand_model: HandModel) -> Callable[[Shot, Path], Non
 
     def write_json(shot: Shot, path: Path) -> None:
         text = json.dumps(shot_to_json(shot, hand_model.id), indent=1)
-        _write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     def write_npz(shot: Shot, path: Path) -> None:
         arrays = _shot_to_arrays(shot, hand_model)
-
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)
-
-        _write_whole(path, write)
+        with replacing(path) as temporary:
+            np.savez(temporary, **arrays)
 
     def write_mesh(shot: Shot, path: Path) -> None:
         if shot.hands:
@@ -350,13 +349,3 @@ def _shot_to_arrays(shot: Shot, hand_model: HandModel) -> dict[str, Any]:
 
 def _rounded(values: np.ndarray, decimals: int) -> list:
     return np.round(np.asarray(values, np.float64), decimals).tolist()
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

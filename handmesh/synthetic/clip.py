@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from handmesh.synthetic.surface import (
     skin_rgb,
     sleeve_mesh,
 )
+from handmesh.wholefile import replacing
 
 _SUPERSAMPLE = 2
 _DISTANCE_M = 0.46
@@ -61,16 +61,15 @@ def render_clip(
         UserError: OpenCV cannot write it there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.part.mp4")
-    writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
-    if not writer.isOpened():
-        raise UserError(f"expected a place for an mp4, got '{path}', which OpenCV cannot write; choose another folder")
-    try:
-        for frame in clip_frames(model, seed, round(seconds * fps), size):
-            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    finally:
-        writer.release()
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+        if not writer.isOpened():
+            raise UserError(f"expected a place for an mp4, got '{path}', which OpenCV cannot write; choose another folder")
+        try:
+            for frame in clip_frames(model, seed, round(seconds * fps), size):
+                writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        finally:
+            writer.release()
 
 
 def clip_frames(model: HandModel, seed: int, count: int, size: tuple[int, int]) -> Iterator[np.ndarray]:

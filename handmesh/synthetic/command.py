@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import cv2
@@ -23,7 +24,7 @@ from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.synthetic import shards
 from handmesh.synthetic.config import SynthConfig
 from handmesh.synthetic.light import load_panoramas
-from handmesh.synthetic.scene import render_sample
+from handmesh.synthetic.scene import Sample, render_sample
 from handmesh.synthetic.sheet import draw_sheet
 from handmesh.synthetic.surface import HandSurface
 
@@ -76,7 +77,7 @@ def run_synth(command: SynthCommand) -> None:
     _check_space(command.out, config, sum(counts[shard] for shard in todo))
     if todo:
         # One picture here fills numba's cache before the workers start, which would all compile otherwise.
-        render_sample(model, config, panoramas[:1], command.seed, 0)
+        render_sample(model, replace(config, negative_share=0.0, panorama_share=1.0), panoramas[:1], command.seed, 0)
         del panoramas
         _draw_shards(command, config, manifest, counts, todo)
     if command.sheet is not None:
@@ -97,7 +98,8 @@ def _draw_shards(command: SynthCommand, config: SynthConfig, manifest: dict, cou
     drawn = context.Value("q", sum(entry["count"] for entry in manifest["shards"]))
     start = drawn.value
     workers = min(command.workers or os.cpu_count() or 1, len(todo))
-    setup = (command.hand_model, command.hdri, config, command.seed, command.out, drawn)
+    stop = context.Event()
+    setup = (command.hand_model, command.hdri, config, command.seed, command.out, drawn, stop)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())
     with (
         _one_thread_each(),
@@ -115,6 +117,7 @@ def _draw_shards(command: SynthCommand, config: SynthConfig, manifest: dict, cou
                     manifest["shards"] = sorted([*manifest["shards"], future.result()], key=lambda entry: entry["name"])
                     shards.write_manifest(command.out, manifest)
         except OSError as error:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             cure = "free some and run again" if error.errno == errno.ENOSPC else "choose another --out"
             raise UserError(f"expected to write pictures to '{command.out}', but: {error.strerror}; {cure}") from error
@@ -123,6 +126,7 @@ def _draw_shards(command: SynthCommand, config: SynthConfig, manifest: dict, cou
                 "expected all workers to live, but one was killed, perhaps for memory; run again with fewer --workers"
             ) from error
         except BaseException:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -153,16 +157,21 @@ class _Worker:
     seed: int
     out: Path
     drawn: Synchronized
+    stop: Event
+
+
+class _StoppedError(Exception):
+    """Another worker failed, or the user ended it."""
 
 
 _worker: _Worker | None = None
 
 
-def _start_worker(hand_model: str, hdri: Path | None, config: SynthConfig, seed: int, out: Path, drawn: Synchronized) -> None:
+def _start_worker(hand_model: str, hdri: Path | None, config: SynthConfig, seed: int, out: Path, drawn: Synchronized, stop: Event) -> None:
     global _worker
     cv2.setNumThreads(1)
     model: HandModel = load_hand_model(hand_model)
-    _worker = _Worker(HandSurface.of(model), load_panoramas(hdri), config, seed, out, drawn)
+    _worker = _Worker(HandSurface.of(model), load_panoramas(hdri), config, seed, out, drawn, stop)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -178,7 +187,9 @@ def _draw_shard(shard: int, count: int) -> dict:
     worker = _worker
     assert worker is not None
 
-    def draw(index: int):
+    def draw(index: int) -> Sample:
+        if worker.stop.is_set():
+            raise _StoppedError
         return render_sample(worker.surface, worker.config, worker.panoramas, worker.seed, index)
 
     def drawn() -> None:

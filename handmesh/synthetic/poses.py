@@ -12,64 +12,15 @@ from dataclasses import astuple, dataclass, fields
 import numpy as np
 
 from handmesh.geometry.rotation import rotvec_to_rotmat
-from handmesh.hand_model import HandModel
-from handmesh.skeleton import FINGERS, MANO_JOINTS
+from handmesh.hand_model.articulation import FIRST_JOINTS, Anatomy, unit
+from handmesh.skeleton import FINGERS
 from handmesh.synthetic.config import PoseMixture
 
 LONG_FINGERS = FINGERS[1:]
-_FIRST = {finger: MANO_JOINTS.index(f"{finger}_mcp") for finger in LONG_FINGERS}
-_THUMB = MANO_JOINTS.index("thumb_cmc")
+_THUMB = FIRST_JOINTS["thumb"]
 _KINDS = tuple(field.name for field in fields(PoseMixture))
-_PALM = np.array([0.0, -1.0, 0.0])
 # Positive turns towards the thumb about y: fingers spread by these when the hand opens.
 _SPREAD = np.array([1.0, 0.15, -0.7, -1.3])
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """What poses need to know of a hand model at rest.
-
-    Attributes:
-        joints_m: (16, 3) in `MANO_JOINTS` order.
-        tips_m: (5, 3) thumb to little.
-        flexion_axes: (16, 3) unit; a positive turn curls the finger. The wrist's row is zero.
-        pads: (16, 3) unit; the direction that the finger's soft side faces.
-    """
-
-    joints_m: np.ndarray
-    tips_m: np.ndarray
-    flexion_axes: np.ndarray
-    pads: np.ndarray
-
-    @staticmethod
-    def of(model: HandModel) -> Anatomy:
-        """Measure a model: long fingers flex towards the palm, the thumb towards its own flat side that faces the fingers."""
-        joints_m = model.joint_regressor @ model.template_m
-        tips_m = model.template_m[model.tip_vertices]
-        axes, pads = np.zeros((16, 3)), np.zeros((16, 3))
-        for finger in FINGERS:
-            first = _THUMB if finger == "thumb" else _FIRST[finger]
-            ends = [joints_m[first + 1], joints_m[first + 2], tips_m[FINGERS.index(finger)]]
-            pad = _thumb_pad(model, joints_m, tips_m) if finger == "thumb" else _PALM
-            for joint, end in zip(range(first, first + 3), ends, strict=True):
-                axis = np.cross(_unit(end - joints_m[joint]), pad)
-                axes[joint] = _unit(axis)
-                pads[joint] = _unit(np.cross(axis, end - joints_m[joint]))
-        return Anatomy(joints_m, tips_m, axes, pads)
-
-
-def _thumb_pad(model: HandModel, joints_m: np.ndarray, tips_m: np.ndarray) -> np.ndarray:
-    """A fingertip is wider than thick: its thinnest direction, across the bone, on the side of the other fingers (-z)."""
-    last = _THUMB + 2
-    along = _unit(tips_m[0] - joints_m[last])
-    points = model.template_m[model.skin_weights[:, last] > 0.9] - joints_m[last]
-    points = points - np.outer(points @ along, along)
-    thin = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2][1]
-    return -thin * np.sign(thin[2])
-
-
-def _unit(v: np.ndarray) -> np.ndarray:
-    return v / np.linalg.norm(v)
 
 
 @dataclass(frozen=True)
@@ -101,10 +52,10 @@ def angles_to_rotmats(anatomy: Anatomy, angles: HandAngles) -> np.ndarray:
     """(16, 3, 3) parent-relative rotations with an identity for the wrist."""
     degrees, axes = np.zeros(16), anatomy.flexion_axes
     for row, finger in enumerate(LONG_FINGERS):
-        first = _FIRST[finger]
+        first = FIRST_JOINTS[finger]
         degrees[first : first + 3] = angles.mcp[row], angles.pip[row], angles.dip[row]
     degrees[_THUMB : _THUMB + 3] = angles.thumb[[1, 3, 4]]
-    bone = _unit(anatomy.joints_m[_THUMB + 1] - anatomy.joints_m[_THUMB])
+    bone = unit(anatomy.joints_m[_THUMB + 1] - anatomy.joints_m[_THUMB])
     turns = np.zeros((6, 3))
     turns[:4, 1] = angles.spread
     turns[4, 0] = angles.thumb[0]
@@ -112,7 +63,7 @@ def angles_to_rotmats(anatomy: Anatomy, angles: HandAngles) -> np.ndarray:
     rotmats = rotvec_to_rotmat(np.radians(np.concatenate([axes * degrees[:, None], turns])))
     out = rotmats[:16]
     for row, finger in enumerate(LONG_FINGERS):
-        out[_FIRST[finger]] = rotmats[16 + row] @ out[_FIRST[finger]]
+        out[FIRST_JOINTS[finger]] = rotmats[16 + row] @ out[FIRST_JOINTS[finger]]
     out[_THUMB] = rotmats[20] @ rotmats[21] @ out[_THUMB]
     return out
 
@@ -181,7 +132,7 @@ def _close_pinch(rng: np.random.Generator, anatomy: Anatomy, angles: HandAngles)
     """Of many thumbs near the given one, and index flexions near the given one, take those whose tips come closest."""
     count = 160
     thumbs = np.clip(angles.thumb + rng.normal(0, 1, (count, 5)) * (16, 12, 8, 16, 18), THUMB_LOW_DEG, THUMB_HIGH_DEG)
-    bone = _unit(anatomy.joints_m[_THUMB + 1] - anatomy.joints_m[_THUMB])
+    bone = unit(anatomy.joints_m[_THUMB + 1] - anatomy.joints_m[_THUMB])
     axes = anatomy.flexion_axes[_THUMB : _THUMB + 3]
     turn_x = rotvec_to_rotmat(np.radians(thumbs[:, :1] * np.array([1.0, 0, 0])))
     twist = rotvec_to_rotmat(np.radians(thumbs[:, 2:3] * bone))
@@ -193,7 +144,7 @@ def _close_pinch(rng: np.random.Generator, anatomy: Anatomy, angles: HandAngles)
     thumb_tips = thumb_tips + (mcp @ flex[:, 2]) @ _pulp(anatomy, 0)
 
     shift = rng.normal(0, 1, (24, 2)) * (12, 14)
-    first = _FIRST["index"]
+    first = FIRST_JOINTS["index"]
     chain = np.stack([angles.mcp[0] + shift[:, 0], np.clip(angles.pip[0] + shift[:, 1], 5, 105), np.full(24, angles.dip[0])], axis=1)
     flex = rotvec_to_rotmat(np.radians(chain[:, :, None] * anatomy.flexion_axes[first : first + 3]))
     mcp = rotvec_to_rotmat(np.radians(np.array([0.0, angles.spread[0], 0.0]))) @ flex[:, 0]
@@ -210,7 +161,7 @@ def _close_pinch(rng: np.random.Generator, anatomy: Anatomy, angles: HandAngles)
 
 def _pulp(anatomy: Anatomy, finger: int) -> np.ndarray:
     """From a finger's last joint to the middle of its soft pad, at rest."""
-    last = (_THUMB if finger == 0 else _FIRST[FINGERS[finger]]) + 2
+    last = (_THUMB if finger == 0 else FIRST_JOINTS[FINGERS[finger]]) + 2
     bone = anatomy.tips_m[finger] - anatomy.joints_m[last]
     return 0.75 * bone + 0.007 * anatomy.pads[last]
 
@@ -233,7 +184,7 @@ def sample_orientation(rng: np.random.Generator, frontal_share: float) -> np.nda
 
 def random_rotation(rng: np.random.Generator) -> np.ndarray:
     """(3, 3) evenly over all rotations, from an even quaternion."""
-    w, x, y, z = _unit(rng.normal(0, 1, 4))
+    w, x, y, z = unit(rng.normal(0, 1, 4))
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],

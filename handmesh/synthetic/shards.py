@@ -25,6 +25,7 @@ from handmesh.errors import UserError
 from handmesh.hand_model import HandModel
 from handmesh.synthetic.config import SynthConfig
 from handmesh.synthetic.scene import LABEL_DTYPE, PARTS_STRIDE, Sample
+from handmesh.wholefile import replacing
 
 FORMAT = "handmesh-shards-1"
 SHARD_PICTURES = 8192
@@ -122,9 +123,8 @@ def read_manifest(folder: Path) -> dict:
 
 def write_manifest(folder: Path, manifest: dict) -> None:
     """Replace a folder's manifest at once."""
-    temporary = folder / f"{MANIFEST}.part"
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / MANIFEST)
+    with replacing(folder / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def write_shard(folder: Path, shard: int, size_px: int, count: int, draw: Callable[[int], Sample], drawn: Callable[[], None]) -> dict:

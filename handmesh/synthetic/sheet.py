@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
@@ -12,6 +11,7 @@ from handmesh.errors import UserError
 from handmesh.skeleton import BONES
 from handmesh.synthetic.shards import ShardReader
 from handmesh.synthetic.surface import FOREARM_PART
+from handmesh.wholefile import replacing
 
 _COLUMNS, _ROWS = 10, 5
 _FINGER_RGB = ((230, 60, 60), (240, 190, 40), (70, 200, 70), (60, 150, 240), (190, 90, 230))
@@ -24,10 +24,9 @@ def draw_sheet(pictures: ShardReader, path: Path) -> None:
     marked = np.stack([mark_labels(*sample) for sample in zip(images, parts, labels, strict=True)])
     sheet = np.concatenate([_tile(images), _tile(marked)])
     code = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.write_bytes(code.tobytes())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(code.tobytes())
     except OSError as error:
         raise UserError(f"expected to write the sheet to '{path}', but: {error.strerror}; choose another --sheet") from error
 

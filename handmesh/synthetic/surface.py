@@ -8,9 +8,9 @@ import numpy as np
 
 from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import HandModel
+from handmesh.hand_model.articulation import Anatomy
 from handmesh.skeleton import FINGERS, MANO_JOINTS
 from handmesh.synthetic import raster
-from handmesh.synthetic.poses import Anatomy
 
 FOREARM_PART = len(MANO_JOINTS) + 1
 

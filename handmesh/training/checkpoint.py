@@ -6,7 +6,7 @@ import os
 import pickle
 import subprocess
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,8 @@ class Checkpoint:
         return config_from_dict(TrainCommand, self.config, "the checkpoint")
 
     def config_hash(self) -> str:
-        """12 hexadecimal digits that name the settings."""
-        return config_hash(self.command())
+        """12 hexadecimal digits that name the settings, wherever the run was kept."""
+        return config_hash(replace(self.command(), out=Path(), resume=False))
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

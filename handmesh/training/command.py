@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from handmesh.errors import UserError
+from handmesh.config import parse_config
 
 Head = Literal["pooled", "keypoint"]
 Precision = Literal["f32", "bf16"]
@@ -133,14 +134,17 @@ class TrainCommand:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
+def parse_train(argv: Sequence[str]) -> TrainCommand:
+    """`handmesh-train FILE.yaml [--field value ...]`: see `config.parse_config`."""
+    return parse_config(TrainCommand, argv, "handmesh-train")
+
+
 def run_train(command: TrainCommand) -> Path:
     """Train, and say where the checkpoint is.
 
     Raises:
-        UserError: bad settings, data or checkpoint; not enough installed; a loss that is no number.
+        UserError: bad settings, data or checkpoint; a loss that is no number.
     """
-    try:
-        from handmesh.training.loop import train
-    except ModuleNotFoundError as error:
-        raise UserError(f"expected the training packages, but {error.name} is not installed; run pip install 'handmesh[train]'") from error
+    from handmesh.training.loop import train
+
     return train(command)

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def train(command: TrainCommand, folders: ShardFolders | None = None) -> Path:
     from lightning.fabric import Fabric
 
     # It would announce its precision on every start.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)
     console = Console(soft_wrap=True)
     hand_model = load_hand_model(command.hand_model)
     data, model = command.data, command.model
@@ -69,6 +69,7 @@ def train(command: TrainCommand, folders: ShardFolders | None = None) -> Path:
         load_weights(net, _load_for(hand_model, command.init_from).ema, f"'{command.init_from}'")
     optimizer = torch.optim.AdamW(decay_groups(net, command.schedule.weight_decay), lr=command.schedule.learning_rate)
     average = copy.deepcopy(net).eval().requires_grad_(False).to(fabric.device)
+    fabric_net, fabric_optimizer = fabric.setup(net, optimizer)
     step, pictures, seconds_before = 0, 0, 0.0
     if command.resume:
         checkpoint = _load_for(hand_model, path)
@@ -76,7 +77,6 @@ def train(command: TrainCommand, folders: ShardFolders | None = None) -> Path:
         load_weights(average, checkpoint.ema, f"'{path}'")
         optimizer.load_state_dict(checkpoint.optimizer)
         step, pictures, seconds_before = checkpoint.step, checkpoint.pictures, checkpoint.seconds
-    fabric_net, fabric_optimizer = fabric.setup(net, optimizer)
     random = torch.Generator(fabric.device)
     started = time.monotonic()
 
@@ -85,7 +85,9 @@ def train(command: TrainCommand, folders: ShardFolders | None = None) -> Path:
 
     def save() -> None:
         state = (net.state_dict(), average.state_dict(), optimizer.state_dict())
-        save_checkpoint(Checkpoint(config_to_dict(command), hand_model.id, commit, step, pictures, seconds(), *state), path)
+        save_checkpoint(
+            Checkpoint(config_to_dict(replace(command, resume=False)), hand_model.id, commit, step, pictures, seconds(), *state), path
+        )
 
     console.print(
         f"{len(folders)} pictures, {model.variant} with {model.head} head, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M weights, "
@@ -113,8 +115,8 @@ def train(command: TrainCommand, folders: ShardFolders | None = None) -> Path:
             loss = total_loss(terms, command.loss)
             if not math.isfinite(loss.item()):
                 raise UserError(
-                    f"expected a finite loss, got {loss.item()} after {pictures} pictures; '{path}' holds the last good weights: "
-                    "go on with --resume and a lower --schedule.learning-rate"
+                    f"expected a finite loss, got {loss.item()} after {pictures} pictures; go on from what was saved last in "
+                    f"'{command.out}' with --resume and a lower --schedule.learning-rate"
                 )
             fabric.backward(loss)
             fabric.clip_gradients(fabric_net, fabric_optimizer, max_norm=command.schedule.clip_norm)

@@ -1,0 +1,69 @@
+"""Shards of noise with consistent labels, in memory: what training's tests feed instead of rendered pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from handmesh.geometry.rotation import rotvec_to_rotmat
+from handmesh.hand_model import HandModel
+from handmesh.hand_model.skinning import skin
+from handmesh.skeleton import ROOT
+from handmesh.training.data import ShardFolders
+
+LABELS = np.dtype(
+    [
+        ("rotmats", "f4", (16, 3, 3)),
+        ("betas", "f4", (10,)),
+        ("root_m", "f4", (3,)),
+        ("focal_px", "f4"),
+        ("keypoints_px", "f4", (21, 2)),
+        ("visible", "u1", (21,)),
+        ("presence", "i1"),
+    ]
+)
+
+
+class GeneratedShards:
+    """Noise pictures; `on_read` is called before each batch of pictures is handed out."""
+
+    def __init__(self, model: HandModel, count: int = 32, size_px: int = 64, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self.on_read: Callable[[], None] = lambda: None
+        self._images = rng.integers(0, 256, (count, size_px, size_px, 3), dtype=np.uint8)
+        self._parts = rng.integers(0, 18, (count, size_px // 4, size_px // 4)).astype(np.uint8)
+        labels = np.zeros(count, LABELS)
+        labels["rotmats"] = rotvec_to_rotmat(rng.normal(0, 0.4, (count, 16, 3)))
+        labels["betas"] = rng.normal(0, 1, (count, 10))
+        labels["root_m"] = rng.uniform((-0.03, -0.03, 0.6), (0.03, 0.03, 0.9), (count, 3))
+        labels["focal_px"] = 3.0 * size_px
+        joints_m = model.joints(skin(model.astype(np.float64), labels["rotmats"].astype(np.float64), labels["betas"].astype(np.float64)))
+        placed_m = joints_m - joints_m[:, ROOT : ROOT + 1] + labels["root_m"][:, None]
+        labels["keypoints_px"] = placed_m[..., :2] / placed_m[..., 2:] * 3.0 * size_px + (size_px - 1) / 2
+        labels["visible"] = 1
+        # As the renderer: some without a hand, whose labels are zeros, and some that are not scored.
+        labels["presence"] = np.resize([1, 1, 1, 0, 1, -1], count)
+        empty = labels["presence"] == 0
+        for name in ("root_m", "focal_px", "keypoints_px", "visible", "betas"):
+            labels[name][empty] = 0
+        labels["rotmats"][empty] = np.eye(3)
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def images(self, idx: np.ndarray, /) -> np.ndarray:
+        self.on_read()
+        return self._images[idx]
+
+    def parts(self, idx: np.ndarray, /) -> np.ndarray:
+        return self._parts[idx]
+
+    def labels(self, idx: np.ndarray, /) -> np.ndarray:
+        return self._labels[idx]
+
+    def folders(self, validation_pictures: int = 8) -> ShardFolders:
+        """The same, as the training loop takes them."""
+        return ShardFolders([Path("generated")], self._images.shape[1], validation_pictures, lambda _: self)
