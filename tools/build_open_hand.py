@@ -27,7 +27,7 @@ import scipy.optimize
 import scipy.sparse
 
 from handmesh.geometry.rotation import rotmat_to_rotvec, rotvec_to_rotmat, shortest_arc
-from handmesh.hand_model.articulation import joint_axes
+from handmesh.hand_model.articulation import FIRST_JOINTS, PALM, Anatomy
 from handmesh.hand_model.assets import save_hand_model
 from handmesh.hand_model.skinning import HandModel, chain_joints, check_model
 from handmesh.skeleton import FINGERS, MANO_JOINTS
@@ -55,9 +55,9 @@ TRIANGLES = 1538
 BORDER_EDGES = 16
 
 # Relaxed hand: flexion in degrees of the three joints from the palm outwards (the normal resting cascade, which
-# rises towards the little finger), and abduction of the first.
+# rises towards the little finger), and the first joint's turn towards the thumb's side.
 RELAXED_DEG = {
-    "thumb": ((12, 12, 15), 5),
+    "thumb": ((6, 14, 16), 0),
     "index": ((18, 28, 12), -4),
     "middle": ((22, 32, 14), 0),
     "ring": ((26, 36, 16), 5),
@@ -376,13 +376,13 @@ def shape_space(people: np.ndarray, lengths_m: np.ndarray) -> tuple[np.ndarray, 
 
 def relaxed_pose(model: HandModel) -> np.ndarray:
     """(15, 3) rotation vectors of the relaxed hand, about the model's own joint axes."""
-    flexion, abduction = joint_axes(model)
+    axes = Anatomy.of(model).flexion_axes
     rotmats = np.tile(np.eye(3), (len(MANO_JOINTS), 1, 1))
     for finger, (degrees, sideways) in RELAXED_DEG.items():
-        first = MANO_JOINTS.index("thumb_cmc" if finger == "thumb" else f"{finger}_mcp")
+        first = FIRST_JOINTS[finger]
         for joint, angle in enumerate(degrees, start=first):
-            rotmats[joint] = rotvec_to_rotmat(flexion[joint] * np.radians(angle))
-        rotmats[first] = rotvec_to_rotmat(abduction[first] * np.radians(sideways)) @ rotmats[first]
+            rotmats[joint] = rotvec_to_rotmat(axes[joint] * np.radians(angle))
+        rotmats[first] = rotvec_to_rotmat(-PALM * np.radians(sideways)) @ rotmats[first]
     return rotmat_to_rotvec(rotmats[1:])
 
 

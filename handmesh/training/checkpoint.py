@@ -56,11 +56,12 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.part")
     values = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
     try:
-        torch.save({"format": FORMAT, **values}, temporary)
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **values}, file)
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise UserError(
-            f"expected to write the checkpoint '{path}', but that failed ({error.strerror or error}); free the disk or choose another --out"
+            f"expected to write the checkpoint '{path}', but that failed ({_one_line(error)}); free the disk or choose another --out"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -102,8 +103,12 @@ def load_weights(net: HandNet, state: dict[str, Any], what: str) -> None:
     try:
         net.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = _one_line(error)[:160]
         raise UserError(f"expected {what} to fit the configured network, but: {reason}; check model.variant, head and size_px") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def current_commit() -> str:

@@ -82,6 +82,8 @@ class LossWeights:
     """L1 of tx, ty in metres."""
     heatmaps: float = 8.0
     """L1 of the heat maps' keypoints, in crops; for keypoints inside the crop."""
+    heatmap_cells: float = 0.3
+    """Cross-entropy of the heat maps against the cells around each keypoint."""
     parts: float = 0.3
     """Cross-entropy of the parts of the hand."""
     presence: float = 0.2

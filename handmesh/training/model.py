@@ -42,6 +42,7 @@ class Prediction:
         presence_logit: (N,) > 0 where there is a hand.
         right_logit: (N,) > 0 where it looks like a right hand.
         keypoints: (N, 21, 2) from heat maps, in -1..1 over the crop (keypoint head only).
+        heatmap_logits: (N, 21, S/8, S/8) where each keypoint is, before the softmax (keypoint head, while training).
         parts_logits: (N, 18, S/4, S/4) body part of each pixel (keypoint head, while training).
     """
 
@@ -51,6 +52,7 @@ class Prediction:
     presence_logit: Tensor
     right_logit: Tensor
     keypoints: Tensor | None = None
+    heatmap_logits: Tensor | None = None
     parts_logits: Tensor | None = None
 
 
@@ -159,7 +161,8 @@ class KeypointHead(nn.Module):
             fused = aligned if fused is None else aligned + nn.functional.interpolate(fused, scale_factor=2.0, mode="nearest")
         assert fused is not None
         fused = self.fuse_maps(fused)
-        attention = (self.heatmaps(fused).flatten(2) * self.log_temperature.exp()).softmax(-1)
+        heatmap_logits = self.heatmaps(fused) * self.log_temperature.exp()
+        attention = heatmap_logits.flatten(2).softmax(-1)
         # Not a matrix product, which autocast would round to half a pixel.
         keypoints = (attention.unsqueeze(-1) * self.grid).sum(2)
         gathered = attention.to(fused.dtype) @ fused.flatten(2).transpose(1, 2)
@@ -167,6 +170,7 @@ class KeypointHead(nn.Module):
         hidden = self.mlp(torch.cat([seen, keypoints.flatten(1), final.mean((2, 3))], dim=1))
         prediction = Prediction(*_split(self.output(hidden)), keypoints=keypoints)
         if self.training:
+            prediction.heatmap_logits = heatmap_logits
             coarse = nn.functional.pixel_shuffle(self.parts_coarse(fused), 2)
             prediction.parts_logits = coarse + self.parts_fine(maps[0])
         return prediction
