@@ -30,8 +30,8 @@ def batch(shards) -> Batch:
 
 def test_mirrored_pictures_say_only_that_they_are_no_right_hands(shards):
     mirrored = np.arange(12) % 2 == 1
-    batch = read_batch(shards, np.arange(12), mirrored)
-    plain = read_batch(shards, np.arange(12), np.zeros(12, dtype=bool))
+    batch = read_batch(shards, np.arange(12), mirrored, 64)
+    plain = read_batch(shards, np.arange(12), np.zeros(12, dtype=bool), 64)
     assert torch.equal(batch.crops[1::2], plain.crops[1::2].flip(2)) and torch.equal(batch.crops[::2], plain.crops[::2])
     assert not batch.has_params[1::2].any()
     assert torch.equal(batch.presence, plain.presence)
@@ -132,3 +132,17 @@ def test_each_change_has_its_own_probability(batch, alone):
     moved = augment(batch, AugmentConfig(**values), generator)
     assert (moved.crops - batch.crops.float()).abs().max() > 1
     assert torch.equal(moved.rotmats, batch.rotmats) == (alone != "camera")
+
+
+def test_smaller_crops_keep_their_labels(shards, hand_model):
+    """Halving a picture halves its focal length, and its labels still project to its keypoints."""
+    picks, plain = np.arange(8), np.zeros(8, bool)
+    whole, half = (read_batch(shards, picks, plain, size) for size in (64, 32))
+    assert half.crops.shape[1:3] == (32, 32)
+    assert half.parts.shape[1] * 2 == whole.parts.shape[1]
+    torch.testing.assert_close(half.focal_px * 2, whole.focal_px)
+    there = whole.has_params
+    middle = [(len(batch.crops[0]) - 1) / 2 for batch in (whole, half)]
+    torch.testing.assert_close((half.keypoints_px[there] - middle[1]) * 2, whole.keypoints_px[there] - middle[0])
+    mean = whole.crops.float().reshape(8, 32, 2, 32, 2, 3).mean((2, 4))
+    assert (half.crops.float() - mean).abs().max() <= 1

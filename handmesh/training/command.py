@@ -22,7 +22,7 @@ class ModelConfig:
     head: Head = "keypoint"
     """pooled: global average and one linear layer, as in the paper. keypoint: guided by heat maps."""
     size_px: int = 128
-    """Side of the square crop; a multiple of 32."""
+    """Side of the square crop; a multiple of 32. Larger pictures are averaged down to it."""
     pretrained: bool = False
     """Start from timm's ImageNet weights (downloaded once)."""
     drop_path: float = 0.0

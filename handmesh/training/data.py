@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -67,10 +68,21 @@ class Batch:
         return Batch(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
 
 
-def read_batch(shards: Shards, indices: np.ndarray, is_mirrored: np.ndarray) -> Batch:
-    """Pictures by index, some of them mirrored (x -> S-1-x); those keep no label but that they are no right hands."""
-    images = np.array(shards.images(indices))
+def read_batch(shards: Shards, indices: np.ndarray, is_mirrored: np.ndarray, size_px: int) -> Batch:
+    """Pictures by index, some of them mirrored (x -> S-1-x); those keep no label but that they are no right hands.
+
+    Args:
+        indices: (N,) of the pictures.
+        is_mirrored: (N,) bool.
+        size_px: side of the batch's pictures, at most that of the shards'; larger ones are averaged down.
+    """
+    images, parts = np.array(shards.images(indices)), np.array(shards.parts(indices))
     labels = shards.labels(indices)
+    scale = size_px / images.shape[1]
+    if scale != 1:
+        images = np.stack([cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA) for image in images])
+        side = round(scale * parts.shape[1])
+        parts = np.stack([cv2.resize(part, (side, side), interpolation=cv2.INTER_NEAREST_EXACT) for part in parts])
     images[is_mirrored] = images[is_mirrored, :, ::-1]
     presence = labels["presence"].reshape(-1).astype(np.int64)
     there = presence == 1
@@ -83,9 +95,10 @@ def read_batch(shards: Shards, indices: np.ndarray, is_mirrored: np.ndarray) -> 
         rotmats=floats("rotmats"),
         betas=floats("betas"),
         root_m=floats("root_m"),
-        focal_px=floats("focal_px").reshape(-1),
-        keypoints_px=floats("keypoints_px"),
-        parts=torch.from_numpy(np.array(shards.parts(indices), dtype=np.int64)),
+        focal_px=floats("focal_px").reshape(-1) * scale,
+        # Pixel centres are integers: (x + 0.5) scales.
+        keypoints_px=(floats("keypoints_px") + 0.5) * scale - 0.5,
+        parts=torch.from_numpy(parts.astype(np.int64)),
         has_params=torch.from_numpy(there & ~is_mirrored),
         presence=torch.from_numpy(presence),
         right=torch.from_numpy(np.where(there, ~is_mirrored, -1).astype(np.int64)),
@@ -99,12 +112,12 @@ class ShardFolders:
 
     Args:
         folders: at least one.
-        size_px: side that the pictures must have.
+        size_px: side of the batches' pictures; those of the shards may be larger.
         validation_pictures: how many are held out.
         open_folder: makes a `Shards` of a folder, as `shard_opener` does.
 
     Raises:
-        UserError: no pictures, too few, or of another size.
+        UserError: no pictures, too few, or too small ones.
     """
 
     def __init__(self, folders: Sequence[Path], size_px: int, validation_pictures: int, open_folder: Callable[[Path], Shards]):
@@ -112,6 +125,7 @@ class ShardFolders:
         self._folders = list(folders)
         self._held_out = validation_pictures
         self._readers: list[Shards] = []
+        self._size_px = size_px
         if not self._folders:
             raise UserError("expected at least one folder of shards in data.shards, got none")
         self.refresh()
@@ -123,8 +137,10 @@ class ShardFolders:
             )
         for folder, reader in zip(self._folders, self._readers, strict=True):
             side = reader.images(np.arange(1)).shape[1] if len(reader) else size_px
-            if side != size_px:
-                raise UserError(f"expected pictures of model.size_px = {size_px} px in '{folder}', got {side} px; set it to {side}")
+            if side < size_px:
+                raise UserError(
+                    f"expected pictures of at least model.size_px = {size_px} px in '{folder}', got {side} px; set it to {side}"
+                )
 
     def refresh(self) -> None:
         """Notice shards that were added."""
@@ -151,7 +167,7 @@ class ShardFolders:
         for reader in self._readers:
             mine = (picks >= start) & (picks < start + len(reader))
             if mine.any():
-                batches.append(read_batch(reader, picks[mine] - start, is_mirrored[mine]))
+                batches.append(read_batch(reader, picks[mine] - start, is_mirrored[mine], self._size_px))
             start += len(reader)
         if len(batches) == 1:
             return batches[0]
