@@ -146,3 +146,15 @@ def test_smaller_crops_keep_their_labels(shards, hand_model):
     torch.testing.assert_close((half.keypoints_px[there] - middle[1]) * 2, whole.keypoints_px[there] - middle[0])
     mean = whole.crops.float().reshape(8, 32, 2, 32, 2, 3).mean((2, 4))
     assert (half.crops.float() - mean).abs().max() <= 1
+
+
+def test_upright_hands_come_as_often_as_asked(shards):
+    # Turned so that -x, where fingers point at rest, is up (-y).
+    shards._labels["rotmats"][::2, 0] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    folders = ShardFolders([Path("generated")], 64, 4, lambda _: shards, upright_share=1.0)
+    for step in range(4):
+        batch = folders.training_batch(0, step, 16, 0.0)
+        fingers = -batch.rotmats[:, 0, :, 0]
+        assert (batch.presence == 1).all() and (fingers[:, 1] < -0.5).all()
+    anything = ShardFolders([Path("generated")], 64, 4, lambda _: shards).training_batch(0, 0, 16, 0.0)
+    assert not (-anything.rotmats[:, 0, 1, 0] < -0.5).all()

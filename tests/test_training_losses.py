@@ -14,6 +14,7 @@ from handmesh.training.data import Batch
 from handmesh.training.layer import HandLayer
 from handmesh.training.losses import (
     align_points,
+    cell_cross_entropy,
     loss_terms,
     measure_errors,
     pose_target,
@@ -24,7 +25,6 @@ from handmesh.training.losses import (
 from handmesh.training.model import Prediction
 
 SIZE_PX = 64
-CLASSES = ("presence", "right", "parts")
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ def truth(batch: Batch) -> Prediction:
         presence_logit=100.0 * (2 * batch.presence - 1).float(),
         right_logit=100.0 * (2 * batch.right - 1).float(),
         keypoints=(2 * batch.keypoints_px + 1) / SIZE_PX - 1,
+        heatmap_logits=torch.zeros(len(batch), 21, SIZE_PX // 8, SIZE_PX // 8),
         parts_logits=100.0 * torch.nn.functional.one_hot(batch.parts, 18).movedim(-1, 1),
     )
 
@@ -61,7 +62,8 @@ def test_the_batch_has_all_kinds(batch):
 def test_zero_at_the_truth(layer, batch):
     terms = loss_terms(layer, truth(batch), batch)
     assert set(terms) == set(vars(LossWeights()))
-    assert {name: value.item() for name, value in terms.items() if not value < 1e-5} == {}
+    # A point between cells always surprises a heat map: test_heat_maps_learn_the_cells_around_a_point.
+    assert {name: value.item() for name, value in terms.items() if name != "heatmap_cells" and not value < 1e-5} == {}
     errors = measure_errors(layer, truth(batch), batch)
     for values, limit in ((errors.pa_mpjpe_mm, 1e-2), (errors.mpjpe_mm, 1e-2), (errors.keypoints_share, 1e-4)):
         assert values.nan_to_num(0).max() < limit and values.isnan().sum() == (~batch.has_params).sum()
@@ -90,13 +92,31 @@ def test_a_wrong_hand_costs_something_in_every_term(layer, batch):
     others = {name: -right[name].roll(1, 0) for name in ("rot6d", "betas")}
     shifted = {"camera": right["camera"] * 1.1, "keypoints": right["keypoints"] + 0.1}
     flipped = {name: -right[name] for name in ("presence_logit", "right_logit", "parts_logits")}
-    wrong = Prediction(**others, **shifted, **flipped)
+    wrong = Prediction(**others, **shifted, **flipped, heatmap_logits=right["heatmap_logits"])
     assert {name for name, value in loss_terms(layer, wrong, batch).items() if not value > 1e-4} == set()
 
 
 def test_labels_agree_with_the_projection(layer, batch):
     mine = batch.has_params
     assert (pose_target(layer, batch).keypoints_px[mine] - batch.keypoints_px[mine]).abs().max() < 1e-3
+
+
+def test_heat_maps_learn_the_cells_around_a_point():
+    # Half-way between two columns, a quarter of the way between two rows: columns 2 and 3, rows 5 and 6 of 8.
+    x, y = (2 * (2.5 + 0.5) / 8 - 1), (2 * (5.25 + 0.5) / 8 - 1)
+    shares = torch.zeros(8, 8, dtype=torch.float64)
+    shares[5, 2:4], shares[6, 2:4] = 0.375, 0.125
+    logits = shares.clamp(min=1e-12).log().view(1, 1, 8, 8).requires_grad_()
+    surprise = cell_cross_entropy(logits, torch.tensor([[[x, y]]]))
+    entropy = -(shares[shares > 0] * shares[shares > 0].log()).sum()
+    assert surprise.item() == pytest.approx(entropy.item(), abs=1e-5)
+    surprise.backward()
+    assert logits.grad is not None and logits.grad.abs().max() < 1e-5
+    # In the middle of a cell there is nothing to share; beyond the outer cells a point counts as in them.
+    for point, cell in (((x + 1 / 8, 2 * 5.5 / 8 - 1), (5, 3)), ((0.99, -0.99), (0, 7))):
+        sharp = torch.zeros(1, 1, 8, 8)
+        sharp[0, 0, *cell] = 50
+        assert cell_cross_entropy(sharp, torch.tensor([[point]])).item() < 1e-5
 
 
 def test_weak_perspective_is_the_runtimes():

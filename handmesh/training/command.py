@@ -38,6 +38,8 @@ class DataConfig:
     batch_size: int = 64
     mirror_share: float = 0.2
     """Share of pictures shown mirrored: they teach only that they are no right hands."""
+    upright_share: float = 0.0
+    """Share of each batch drawn from hands that point up, as webcams see them; the rest is drawn from all."""
     validation_pictures: int = 1024
     """The first so many of the first folder are never trained on."""
     prefetch_batches: int = 4

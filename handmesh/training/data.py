@@ -105,6 +105,11 @@ def read_batch(shards: Shards, indices: np.ndarray, is_mirrored: np.ndarray, siz
     )
 
 
+def points_up(labels: np.ndarray) -> np.ndarray:
+    """(N,) bool: a hand is there whose fingers (-x at rest) point up in the picture (-y), within 60 degrees."""
+    return (labels["presence"].reshape(-1) == 1) & (-labels["rotmats"][:, 0, 1, 0] < -0.5)
+
+
 class ShardFolders:
     """Several folders of shards, some of which may still be growing.
 
@@ -115,17 +120,27 @@ class ShardFolders:
         size_px: side of the batches' pictures; those of the shards may be larger.
         validation_pictures: how many are held out.
         open_folder: makes a `Shards` of a folder, as `shard_opener` does.
+        upright_share: share of training pictures drawn from those that `points_up`.
 
     Raises:
         UserError: no pictures, too few, or too small ones.
     """
 
-    def __init__(self, folders: Sequence[Path], size_px: int, validation_pictures: int, open_folder: Callable[[Path], Shards]):
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        size_px: int,
+        validation_pictures: int,
+        open_folder: Callable[[Path], Shards],
+        upright_share: float = 0.0,
+    ):
         self._open = open_folder
         self._folders = list(folders)
         self._held_out = validation_pictures
         self._readers: list[Shards] = []
         self._size_px = size_px
+        self._upright_share = upright_share
+        self._upright = np.zeros(0, np.int64)
         if not self._folders:
             raise UserError("expected at least one folder of shards in data.shards, got none")
         self.refresh()
@@ -144,7 +159,11 @@ class ShardFolders:
 
     def refresh(self) -> None:
         """Notice shards that were added."""
+        known = sum(map(len, self._readers))
         self._readers = [self._open(folder) for folder in self._folders]
+        if self._upright_share > 0 and sum(map(len, self._readers)) != known:
+            upright = np.concatenate([points_up(reader.labels(np.arange(len(reader)))) for reader in self._readers])
+            self._upright = np.flatnonzero(upright[self._held_out :]) + self._held_out
 
     def __len__(self) -> int:
         """How many pictures there are to train on."""
@@ -153,8 +172,10 @@ class ShardFolders:
     def training_batch(self, seed: int, step: int, size: int, mirror_share: float) -> Batch:
         """The batch of a step: the same for the same seed, step and shards."""
         rng = np.random.default_rng([seed, step])
-        picks = np.sort(rng.choice(len(self), size, replace=len(self) < size)) + self._held_out
-        return self._read(picks, rng.random(size) < mirror_share)
+        picks = rng.choice(len(self), size, replace=len(self) < size) + self._held_out
+        if len(self._upright):
+            picks = np.where(rng.random(size) < self._upright_share, rng.choice(self._upright, size), picks)
+        return self._read(np.sort(picks), rng.random(size) < mirror_share)
 
     def validation_batches(self, size: int) -> Iterator[Batch]:
         """The held-out pictures in order; every fourth one mirrored."""

@@ -55,7 +55,7 @@ def train(command: TrainCommand, folders: ShardFolders | None = None) -> Path:
     console = Console(soft_wrap=True)
     hand_model = load_hand_model(command.hand_model)
     data, model = command.data, command.model
-    folders = folders or ShardFolders(data.shards, model.size_px, data.validation_pictures, shard_opener(hand_model.id))
+    folders = folders or ShardFolders(data.shards, model.size_px, data.validation_pictures, shard_opener(hand_model.id), data.upright_share)
     path = _prepare_folder(command)
     commit = current_commit()
 
