@@ -5,13 +5,10 @@ Exit codes: 0 done, 2 bad input or a missing part, 130 Ctrl-C, 141 nobody reads 
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
-from typing import TypeVar
 
 from handmesh.errors import UserError
 
@@ -39,16 +36,15 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "timm", "lightning", "onnx", "onnxscript"), "train"),
 }
 
-Command = TypeVar("Command")
-
 
 def demo() -> None:
     """handmesh-demo."""
 
     def body(argv: Sequence[str]) -> None:
+        from handmesh.config import parse_flags
         from handmesh.live.command import DemoCommand, run_demo
 
-        run_demo(parse_flags(DemoCommand, "handmesh-demo", argv))
+        run_demo(parse_flags(DemoCommand, argv, "handmesh-demo"))
 
     sys.exit(guard("handmesh-demo", body))
 
@@ -68,9 +64,10 @@ def export() -> None:
     """handmesh-export."""
 
     def body(argv: Sequence[str]) -> None:
+        from handmesh.config import parse_flags
         from handmesh.deploy.command import ExportCommand, run_export
 
-        run_export(parse_flags(ExportCommand, "handmesh-export", argv))
+        run_export(parse_flags(ExportCommand, argv, "handmesh-export"))
 
     sys.exit(guard("handmesh-export", body))
 
@@ -79,9 +76,10 @@ def synth() -> None:
     """handmesh-synth."""
 
     def body(argv: Sequence[str]) -> None:
+        from handmesh.config import parse_flags
         from handmesh.synthetic.command import SynthCommand, run_synth
 
-        run_synth(parse_flags(SynthCommand, "handmesh-synth", argv))
+        run_synth(parse_flags(SynthCommand, argv, "handmesh-synth"))
 
     sys.exit(guard("handmesh-synth", body))
 
@@ -106,24 +104,6 @@ def guard(program: str, body: Callable[[Sequence[str]], None]) -> int:
     return 0
 
 
-def parse_flags(kind: type[Command], program: str, argv: Sequence[str]) -> Command:
-    """Flags to a command's dataclass. --help prints and leaves.
-
-    Raises:
-        UserError: tyro's complaint in one line.
-    """
-    import tyro
-
-    complaint = io.StringIO()
-    try:
-        with redirect_stderr(complaint):
-            return tyro.cli(kind, prog=program, args=list(argv))
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise UserError(f"{_first_sentence(complaint.getvalue())}; see {program} --help") from end
-
-
 def missing_part(error: ImportError | OSError) -> str | None:
     """The cure for a package of an extra or a system library that is not there; None for any other error."""
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
@@ -141,12 +121,3 @@ def missing_part(error: ImportError | OSError) -> str | None:
 def _fail(program: str, message: str) -> int:
     print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
     return BAD_INPUT
-
-
-def _first_sentence(box: str) -> str:
-    """tyro draws a box: a title, the complaint, a rule, and advice. The complaint, and the name that it suggests."""
-    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
-    rules = [index for index, line in enumerate(lines) if set(line) == {"─"}]
-    complaint = " ".join(lines[1 : rules[0]] if rules else lines).rstrip(".")
-    near = re.search(r"Perhaps you meant:\W*(--[\w-]+)", " ".join(lines))
-    return f"{complaint}; did you mean {near[1]}?" if near else complaint

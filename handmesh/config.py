@@ -87,26 +87,43 @@ def parse_config(cls: type[Config], arguments: Sequence[str], program: str) -> C
         UserError: no file, a bad file, an unknown flag, or a flag's value of the wrong type.
         SystemExit: after the help was printed.
     """
-    import tyro
-
     if arguments and not arguments[0].startswith("-"):
         default, flags = load_config(cls, arguments[0]), list(arguments[1:])
     elif {"-h", "--help"} & set(arguments):
         default, flags = cls(), ["--help"]
     else:
         raise UserError(f"expected a YAML file first, as in '{program} configs/smoke.yaml', got '{' '.join(arguments)}'")
+    return parse_flags(cls, flags, f"{program} FILE.yaml", default)
+
+
+def parse_flags(cls: type[Config], arguments: Sequence[str], program: str, default: Config | None = None) -> Config:
+    """The dataclass that flags ask for, by tyro, with its complaints in one line.
+
+    Args:
+        cls: the dataclass of the settings.
+        arguments: the flags.
+        program: its name, for the help.
+        default: what the flags override; None for the dataclass's own defaults.
+
+    Raises:
+        UserError: an unknown flag (names the nearest), a flag left out that is needed, or a value of the wrong type.
+        SystemExit: after the help was printed.
+    """
+    import tyro
+
     complaint = io.StringIO()
+    given: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with redirect_stderr(complaint):
-            config, unknown = tyro.cli(cls, prog=f"{program} FILE.yaml", default=default, args=flags, return_unknown_args=True)
+            config, unknown = tyro.cli(cls, prog=program, args=list(arguments), return_unknown_args=True, **given)
     except SystemExit as end:
         if not end.code:
             raise
         raise UserError(f"{_without_box(complaint.getvalue())}; see {program} --help") from end
     if unknown:
         known = [f"--{name}" for name in _flag_names(cls)]
-        given = unknown[0].split("=")[0].replace("_", "-")
-        raise UserError(f"unknown argument '{unknown[0]}' of {program};{_nearest(given, known)} --help lists all")
+        flag = unknown[0].split("=")[0].replace("_", "-")
+        raise UserError(f"unknown argument '{unknown[0]}' of {program};{_nearest(flag, known)} --help lists all")
     return config
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from handmesh import cli
+from handmesh.config import parse_flags
 from handmesh.errors import UserError
 from handmesh.live.command import DemoCommand
 
@@ -30,7 +31,7 @@ def _truncated_jpg(folder):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--camra", "0"), "did you mean --camera?"),
+        (("--camra", "0"), "did you mean '--camera'?"),
         (("--max-hands", "two"), "--max-hands"),
         (("--runtime", "tensorflow"), "'openvino'"),
         (("--input",), "--input"),
@@ -76,9 +77,9 @@ def test_help_names_every_flag(capsys, monkeypatch):
 
 
 def test_flags_reach_the_command():
-    command = cli.parse_flags(DemoCommand, "handmesh-demo", ["--camera", "1", "--no-window", "--save", "json,glb", "--hand-model", "x.npz"])
+    command = parse_flags(DemoCommand, ["--camera", "1", "--no-window", "--save", "json,glb", "--hand-model", "x.npz"], "handmesh-demo")
     assert command == DemoCommand(camera=1, no_window=True, save="json,glb", hand_model="x.npz")
-    assert cli.parse_flags(DemoCommand, "handmesh-demo", ["--camera", "/dev/video2"]).camera == "/dev/video2"
+    assert parse_flags(DemoCommand, ["--camera", "/dev/video2"], "handmesh-demo").camera == "/dev/video2"
 
 
 @pytest.mark.parametrize(
