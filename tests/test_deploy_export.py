@@ -106,6 +106,7 @@ def test_a_file_beyond_its_limit_is_not_written(checkpoint_path, network_path, h
     bias = next(tensor for tensor in proto.graph.initializer if tensor.name.endswith("head.output.bias"))
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
     monkeypatch.setattr(export, "to_onnx", lambda fused: proto)
+    monkeypatch.setattr(export, "PARITY_PICTURES", 4)
     with pytest.raises(UserError, match="within 0.01 mm") as caught:
         export.export_net(net, hand_model, tmp_path / "x.onnx", "f32", {})
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())

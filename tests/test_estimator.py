@@ -1,0 +1,160 @@
+"""A picture in, hands out, on a frame of the embedded clip: laws that hold whatever the network has learnt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from handmesh import Camera, HandMeshEstimator
+from handmesh.errors import UserError
+from handmesh.geometry.camera import camera_from_fov, project
+from handmesh.geometry.crop import mirror_picture, resize_camera
+from handmesh.hand_model import load_hand_model
+from handmesh.hand_model.assets import ASSETS
+from handmesh.records import Detection
+from handmesh.skeleton import WRIST
+
+FRAME = 150  # both hands are up
+
+
+@pytest.fixture(scope="module")
+def image_rgb() -> np.ndarray:
+    video = cv2.VideoCapture(str(ASSETS / "demo_clip.mp4"))
+    for _ in range(FRAME):
+        video.grab()
+    _, image_bgr = video.read()
+    return cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB)
+
+
+@pytest.fixture(scope="module")
+def camera(image_rgb) -> Camera:
+    return camera_from_fov(image_rgb.shape[1], image_rgb.shape[0], 60)
+
+
+@pytest.fixture(scope="module")
+def estimator():
+    with HandMeshEstimator() as estimator:
+        yield estimator
+
+
+@pytest.fixture(scope="module")
+def hands(estimator, image_rgb, camera):
+    return estimator(image_rgb, camera)
+
+
+def _mirrored(detection: Detection, width: int) -> Detection:
+    assert detection.landmarks_px is not None
+    landmarks_px = detection.landmarks_px * (-1, 1) + (width - 1, 0)
+    return replace(
+        detection,
+        box_px=np.concatenate([landmarks_px.min(axis=0), landmarks_px.max(axis=0)]),
+        is_right=not detection.is_right,
+        landmarks_px=landmarks_px,
+    )
+
+
+def test_both_hands_are_found(hands):
+    assert [hand.is_right for hand in hands] in ([True, False], [False, True])
+    assert [hand.track_id for hand in hands] == [0, 1]
+    for hand in hands:
+        middle = (hand.box_px[:2] + hand.box_px[2:]) / 2
+        side = (hand.box_px[2:] - hand.box_px[:2]).max()
+        assert np.abs(hand.keypoints_px.mean(axis=0) - middle).max() < 0.5 * side
+        assert 0.2 < hand.joints_m[WRIST, 2] < 3
+
+
+def test_a_hand_is_consistent(hands, camera, estimator):
+    for hand in hands:
+        assert hand.vertices_m.shape == estimator.hand_model.template_m.shape
+        # Joints come from the mesh, keypoints from the joints, and the wrist's pose sits on the wrist.
+        assert hand.joints_m == pytest.approx(estimator.hand_model.joints(hand.vertices_m), abs=1e-5)
+        assert hand.keypoints_px == pytest.approx(project(hand.joints_m, camera), abs=1e-6)
+        assert hand.T_camera_wrist[:3, 3] == pytest.approx(hand.joints_m[WRIST])
+        R = hand.T_camera_wrist[:3, :3]
+        assert pytest.approx(np.eye(3), abs=1e-5) == R @ R.T and np.linalg.det(R) == pytest.approx(1, abs=1e-5)
+
+
+def test_faces_look_outwards(hands, estimator):
+    """The volume under the triangles is positive when they face outwards, for right and left hands alike."""
+    for hand in hands:
+        a, b, c = (hand.vertices_m[estimator.hand_model.faces_for(hand.is_right)[:, k]] - hand.vertices_m.mean(axis=0) for k in range(3))
+        assert np.einsum("fi,fi->f", a, np.cross(b, c)).sum() > 0
+
+
+def test_the_mirrored_picture_gives_mirrored_hands(estimator, image_rgb, camera):
+    detections = estimator._detector(is_video=False)(image_rgb)
+    plain = estimator(image_rgb, camera, detections)
+    width = image_rgb.shape[1]
+    mirrored = estimator(mirror_picture(image_rgb), camera, [_mirrored(detection, width) for detection in detections])[::-1]
+    for one, other in zip(plain, mirrored, strict=True):
+        assert one.is_right != other.is_right
+        # The camera's principal point is in the middle of the picture, so the hands mirror too.
+        assert other.joints_m * (-1, 1, 1) == pytest.approx(one.joints_m, abs=2e-4)
+        assert other.keypoints_px * (-1, 1) + (width - 1, 0) == pytest.approx(one.keypoints_px, abs=0.3)
+        assert other.T_camera_wrist[:3, :3] * [[1, -1, -1], [-1, 1, 1], [-1, 1, 1]] == pytest.approx(one.T_camera_wrist[:3, :3], abs=3e-3)
+
+
+def test_stretched_pictures_with_their_camera_give_the_same_hands(estimator, image_rgb, camera):
+    """fx != fy: a picture squeezed in height, whose camera says so, shows the same hands at the same places."""
+    height, width = image_rgb.shape[:2]
+    squeezed = cv2.resize(image_rgb, (width, height * 3 // 4), interpolation=cv2.INTER_AREA)
+    detections = estimator._detector(is_video=False)(image_rgb)
+    scale = np.array([1, 0.75])
+    moved = [
+        replace(d, landmarks_px=(p := (d.landmarks_px + 0.5) * scale - 0.5), box_px=np.concatenate([p.min(0), p.max(0)]))
+        for d in detections
+    ]
+    for one, other in zip(
+        estimator(image_rgb, camera, detections),
+        estimator(squeezed, resize_camera(camera, width, height * 3 // 4), moved),
+        strict=True,
+    ):
+        assert np.linalg.norm(one.joints_m - other.joints_m, axis=1).mean() < 0.01 * one.joints_m[WRIST, 2]
+
+
+def test_a_box_alone_will_do(estimator, image_rgb, camera, hands):
+    (hand,) = estimator(image_rgb, camera, [Detection(hands[0].box_px, hands[0].is_right, 1.0)])
+    assert hand.is_right == hands[0].is_right
+    assert (
+        np.linalg.norm(hand.keypoints_px - hands[0].keypoints_px, axis=1).mean() < 0.2 * np.ptp(hands[0].box_px.reshape(2, 2), axis=0).max()
+    )
+
+
+def test_no_hand_no_mesh(estimator, camera, image_rgb):
+    assert estimator(np.full_like(image_rgb, 128), camera) == []
+
+
+def test_a_video_keeps_identities(image_rgb, camera):
+    with HandMeshEstimator(camera=camera) as estimator:
+        first, second = (estimator.track(image_rgb, time_s) for time_s in (0.0, 0.04))
+        assert {hand.track_id for hand in first} == {hand.track_id for hand in second} and len(first) == 2
+        estimator.reset()
+        assert len(estimator.track(image_rgb, 0.0)) == 2
+        assert set(estimator.times.seconds) == {"detect", "crop", "network", "mesh"}
+
+
+def test_an_assumed_focal_is_said_once(image_rgb, caplog):
+    with HandMeshEstimator() as estimator:
+        estimator(image_rgb)
+        estimator(image_rgb[:200])
+        assert len([record for record in caplog.records if "assuming" in record.message]) == 1
+
+
+@pytest.mark.parametrize("image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.float32)])
+def test_what_is_no_rgb_picture_is_refused(estimator, image):
+    with pytest.raises(UserError, match="expected an RGB picture"):
+        estimator(image)
+
+
+def test_a_known_camera_of_another_size_is_refused(estimator, image_rgb, camera):
+    with pytest.raises(UserError, match="resize_camera"):
+        estimator(image_rgb[:-2], camera)
+
+
+def test_a_network_for_another_hand_is_refused():
+    other = replace(load_hand_model("open"), id="somebody-elses")
+    with pytest.raises(UserError, match="somebody-elses"):
+        HandMeshEstimator(hand_model=other)
