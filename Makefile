@@ -19,7 +19,7 @@ test: $(VENV)/test-$(KEY)
 lint: $(VENV)/test-$(KEY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 	$(VENV)/bin/lint-imports
 
 $(VENV)/runtime-$(KEY): | $(VENV)/bin/python

@@ -146,5 +146,5 @@ def _open_screen() -> Screen | None:
     try:
         return open_window("handmesh")
     except NoDisplay as error:
-        print(f"{error}: no window, going on without")
+        print(f"{error}; going on without a window")
         return None

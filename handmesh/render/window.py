@@ -98,7 +98,7 @@ def open_window(title: str, width: int = 1280, height: int = 960) -> Window:
         NoDisplay: there is no display, or Open3D cannot use it.
     """
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise NoDisplay("no display: neither DISPLAY nor WAYLAND_DISPLAY is set")
+        raise NoDisplay("no display (neither DISPLAY nor WAYLAND_DISPLAY is set)")
     try:
         import open3d as o3d
     except (ImportError, OSError) as error:
