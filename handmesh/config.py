@@ -131,7 +131,7 @@ def _without_box(text: str) -> str:
     """tyro's complaint: the words between the title and the rule of the box that it draws."""
     lines = [line.strip("│╭╮╰╯ ") for line in text.splitlines()]
     rules = [index for index, line in enumerate(lines) if set(line) == {"─"}]
-    return " ".join(lines[1 : rules[0]] if rules else lines)
+    return " ".join(lines[1 : rules[0]] if rules else lines).rstrip(". ")
 
 
 def _flag_names(cls: Any) -> list[str]:
