@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -330,7 +330,9 @@ def silence_opencv() -> None:
     """Stop OpenCV and FFmpeg from writing on the terminal; a user's own environment variables win."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.setLogLevel(0)
+        # OpenCV 4.12 moved it.
+        logging: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # pyright: ignore[reportAttributeAccessIssue]
+        logging.setLogLevel(0)
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
