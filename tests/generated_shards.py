@@ -11,20 +11,8 @@ from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.skinning import skin
 from handmesh.skeleton import ROOT
+from handmesh.synthetic.scene import LABEL_DTYPE
 from handmesh.training.data import ShardFolders
-
-LABELS = np.dtype(
-    [
-        ("rotmats", "f4", (16, 3, 3)),
-        ("betas", "f4", (10,)),
-        ("root_m", "f4", (3,)),
-        ("focal_px", "f4"),
-        ("keypoints_px", "f4", (21, 2)),
-        ("visible", "u1", (21,)),
-        ("presence", "i1"),
-    ]
-)
-
 
 class GeneratedShards:
     """Noise pictures; `on_read` is called before each batch of pictures is handed out."""
@@ -34,7 +22,7 @@ class GeneratedShards:
         self.on_read: Callable[[], None] = lambda: None
         self._images = rng.integers(0, 256, (count, size_px, size_px, 3), dtype=np.uint8)
         self._parts = rng.integers(0, 18, (count, size_px // 4, size_px // 4)).astype(np.uint8)
-        labels = np.zeros(count, LABELS)
+        labels = np.zeros(count, LABEL_DTYPE)
         labels["rotmats"] = rotvec_to_rotmat(rng.normal(0, 0.4, (count, 16, 3)))
         labels["betas"] = rng.normal(0, 1, (count, 10))
         labels["root_m"] = rng.uniform((-0.03, -0.03, 0.6), (0.03, 0.03, 0.9), (count, 3))
