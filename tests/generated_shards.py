@@ -14,6 +14,7 @@ from handmesh.skeleton import ROOT
 from handmesh.synthetic.scene import LABEL_DTYPE
 from handmesh.training.data import ShardFolders
 
+
 class GeneratedShards:
     """Noise pictures; `on_read` is called before each batch of pictures is handed out."""
 
