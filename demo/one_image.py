@@ -16,4 +16,5 @@ for hand in hands:
     side = "right" if hand.is_right else "left"
     x, y, z = hand.T_camera_wrist[:3, 3]
     print(f"{side} hand, score {hand.score:.2f}, wrist at {x:+.2f} {y:+.2f} {z:+.2f} m, {len(hand.vertices_m)} vertices")
-save_meshes(hands, estimator.hand_model, mesh_file)
+if hands:
+    save_meshes(hands, estimator.hand_model, mesh_file)

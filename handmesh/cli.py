@@ -88,6 +88,8 @@ def guard(program: str, body: Callable[[Sequence[str]], None]) -> int:
     """Run a command; turn what a user can do something about into one line and an exit code."""
     try:
         body(sys.argv[1:])
+        # Now, so that a reader who has left is noticed here.
+        sys.stdout.flush()
     except UserError as error:
         return _fail(program, str(error))
     except BrokenPipeError:

@@ -14,7 +14,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from handmesh.errors import UserError
+from handmesh.errors import UserError, one_line
 
 Config = TypeVar("Config")
 
@@ -36,12 +36,12 @@ def load_config(cls: type[Config], path: str | Path) -> Config:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"expected a YAML file of settings, got '{path}', which cannot be read ({_one_line(error)}); see configs/"
+            f"expected a YAML file of settings, got '{path}', which cannot be read ({one_line(error)}); see configs/"
         ) from error
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"expected YAML in '{path}', but it does not parse: {_one_line(error)}") from error
+        raise UserError(f"expected YAML in '{path}', but it does not parse: {one_line(error)}") from error
     return config_from_dict(cls, {} if values is None else values, where=f"'{path}'")
 
 
@@ -225,7 +225,3 @@ def _nearest(name: str, known: list[str]) -> str:
 def _show(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -7,6 +7,7 @@ of two networks. The older wheel carries the two; for the newer the file is down
 from __future__ import annotations
 
 import hashlib
+import http.client
 import importlib.util
 import io
 import os
@@ -202,7 +203,7 @@ def _download_task(target: Path) -> bytes:
     try:
         with urllib.request.urlopen(TASK_URL, timeout=_DOWNLOAD_TIMEOUT_S) as reply:
             task = reply.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise UserError(f"this mediapipe carries no hand landmarker and the download failed ({error}); {by_hand}") from error
     found = hashlib.sha256(task).hexdigest()
     if found != TASK_SHA256:

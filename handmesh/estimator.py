@@ -97,6 +97,10 @@ class HandMeshEstimator:
         tracks = self._tracker.update(detections, time_s)
         return self._hands(image_rgb, self._camera_for(image_rgb, camera), self._tracker, tracks)
 
+    def prepare(self, is_video: bool) -> None:
+        """Load the detector now rather than with the first picture (or, with `is_video`, frame)."""
+        self._detector(is_video)
+
     def reset(self) -> None:
         """Forget the video so far: the next `track` starts another one."""
         self._tracker = Tracker()

@@ -41,7 +41,7 @@ class Detection:
     Attributes:
         box_px: (4,) x0, y0, x1, y1, the tight box around `landmarks_px` (or a box of the caller's).
         is_right: True for a right hand.
-        score: the detector's confidence in 0..1.
+        score: in 0..1, how sure the detector is (MediaPipe: of the side).
         landmarks_px: (21, 2) in `skeleton.JOINTS` order, or None when only a box is known.
     """
 
@@ -99,7 +99,7 @@ class Hand:
         T_camera_wrist: (4, 4) pose of the wrist joint in the camera.
         params: the network's parameters, of the right-hand model (see `HandParams`).
         box_px: (4,) x0, y0, x1, y1 of the box that the crop was made for.
-        score: in 0..1, the detector's confidence times the network's presence.
+        score: in 0..1, the detection's score times the network's presence.
         is_right: True for a right hand.
         track_id: stays with a hand through a video; 0, 1, ... from left to right in a single picture.
     """

@@ -20,6 +20,7 @@ from handmesh.skeleton import JOINTS, ROOT
 DEFAULT_MODEL = ASSETS / "hand_t8.onnx"
 METADATA_KEY = "handmesh"
 METADATA_FORMAT = 1
+INPUT = "crops"
 OUTPUTS = ("rot6d", "betas", "camera", "presence_logit", "right_logit")
 # Static batch sizes that are compiled at load; static is 8-25 % faster than dynamic.
 BATCH_SIZES = (2, 1)
@@ -74,8 +75,10 @@ class Predictor:
         self.info = read_network_info(self.path, hand_model_id)
         if runtime == "onnxruntime" and precision != "f32":
             raise UserError(f"expected --precision f32 with --runtime onnxruntime, got {precision}; use --runtime openvino for it")
-        load = _load_openvino if runtime == "openvino" else _load_onnxruntime
-        self._networks = load(self.path, self.info.input_size_px, precision, threads)
+        if runtime == "openvino":
+            self._networks = _load_openvino(self.path, self.info.input_size_px, precision, threads)
+        else:
+            self._networks = _load_onnxruntime(self.path, threads)
 
     def __call__(self, crops: np.ndarray) -> list[HandParams]:
         """Predict hands.
@@ -103,7 +106,11 @@ def read_network_info(path: Path, hand_model_id: str | None = None) -> NetworkIn
     try:
         text = _read_metadata_props(path.read_bytes()).get(METADATA_KEY)
         metadata = json.loads(text) if text is not None else None
-    except (ValueError, IndexError) as error:
+        if metadata is not None and not {"hand_model", "input_size_px", "variant"} <= set(dict(metadata)):
+            raise ValueError("incomplete")
+    except OSError as error:
+        raise UserError(f"expected a network's .onnx file, got '{path}', which cannot be read ({error.strerror})") from error
+    except (ValueError, IndexError, TypeError) as error:
         raise UserError(f"expected a network's .onnx file, got '{path}', which is corrupted; export it again") from error
     if metadata is None:
         raise UserError(f"expected a network exported by handmesh-export, got '{path}', which has no handmesh metadata; export it again")
@@ -125,7 +132,7 @@ def _read_metadata_props(data: bytes) -> dict[str, str]:
     for number, value in _protobuf_fields(data):
         if number == 14:
             entry = {key: bytes(text).decode() for key, text in _protobuf_fields(value)}
-            props[entry[1]] = entry[2]
+            props[entry.get(1, "")] = entry.get(2, "")
     return props
 
 
@@ -193,23 +200,27 @@ def _openvino_network(compiled: Any) -> Network:
     return network
 
 
-def _load_onnxruntime(path: Path, size: int, precision: Precision, threads: int) -> dict[int, Network]:
+def _load_onnxruntime(path: Path, threads: int) -> dict[int, Network]:
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf  # pyright: ignore
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    try:
+    def load(batch: int) -> Network:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        options.add_free_dimension_override_by_name("batch", batch)
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+        def network(crops: np.ndarray) -> dict[str, np.ndarray]:
+            values = session.run(list(OUTPUTS), {INPUT: crops})
+            return {name: np.asarray(value) for name, value in zip(OUTPUTS, values, strict=True)}
+
+        return network
+
+    try:
+        return {batch: load(batch) for batch in BATCH_SIZES}
     except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
         raise UserError(f"expected a network that ONNX Runtime can run, got '{path}', which it refuses; export it again") from error
-
-    def network(crops: np.ndarray) -> dict[str, np.ndarray]:
-        values = session.run(list(OUTPUTS), {"crops": crops})
-        return {name: np.asarray(value) for name, value in zip(OUTPUTS, values, strict=True)}
-
-    return dict.fromkeys(BATCH_SIZES, network)
 
 
 def _split(crops: np.ndarray) -> Iterator[np.ndarray]:

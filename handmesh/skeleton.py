@@ -37,9 +37,5 @@ FROM_MANO_AND_TIPS = tuple((MANO_JOINTS + TIPS).index(joint) for joint in JOINTS
 ROOT = JOINTS.index("middle_mcp")
 WRIST = JOINTS.index("wrist")
 
-# Fingertip vertices on MANO's 778-vertex mesh, thumb to little. They differ between libraries by millimetres.
-MANO_TIP_VERTICES = {
-    "freihand": (744, 320, 443, 555, 672),
-    "smplx": (744, 320, 443, 554, 671),
-    "manopth": (745, 317, 444, 556, 673),
-}
+# FreiHAND's fingertip vertices on MANO's 778-vertex mesh, thumb to little. Other libraries' differ by millimetres.
+FREIHAND_TIP_VERTICES = (744, 320, 443, 555, 672)

@@ -15,6 +15,7 @@ import handmesh
 from handmesh import detection
 from handmesh.detection import HandDetector, cache_folder, hand_landmarker_task, merge_duplicates
 from handmesh.errors import UserError
+from handmesh.hand_model.assets import ASSETS
 from handmesh.records import Detection
 
 CLIP = Path(handmesh.__file__).parent / "assets" / "demo_clip.mp4"
@@ -86,6 +87,20 @@ def test_videos_need_times():
     with pytest.raises(ValueError, match="time_s"):
         detector(image)
     detector.close()
+
+
+def test_a_right_hand_is_called_right():
+    """The first 40 % of the clip show a right hand alone, in a picture that is no mirror."""
+    video = cv2.VideoCapture(str(ASSETS / "demo_clip.mp4"))
+    count = int(0.4 * video.get(cv2.CAP_PROP_FRAME_COUNT))
+    detector = HandDetector(max_hands=1, is_video=True)
+    sides = []
+    for index in range(0, count, 4):
+        video.set(cv2.CAP_PROP_POS_FRAMES, index)
+        image_rgb = cv2.cvtColor(video.read()[1], cv2.COLOR_BGR2RGB)
+        sides += [hand.is_right for hand in detector(image_rgb, index / 30)]
+    detector.close()
+    assert len(sides) >= count // 8 and np.mean(sides) >= 0.9
 
 
 def test_a_flipped_picture_gives_the_other_side_mirrored(detector, clip_frames):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -249,6 +248,7 @@ def test_ctrl_c_and_a_lost_camera_leave_whole_files(tmp_path, model):
 
 
 def test_a_full_disk_is_one_line_and_what_is_there_can_be_read(tmp_path, model):
+    resource = pytest.importorskip("resource", reason="needs limits on file sizes, which Windows has not")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
@@ -273,6 +273,7 @@ def test_a_full_disk_stops_the_video_too(tmp_path, monkeypatch):
     assert len(_read_video(tmp_path / "overlay.mkv")[0]) == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="kills with a signal that Windows has not")
 def test_a_killed_run_leaves_what_it_flushed(tmp_path):
     program = """
         import os, sys

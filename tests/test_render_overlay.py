@@ -12,7 +12,7 @@ from handmesh.geometry.camera import camera_from_fov, project
 from handmesh.geometry.crop import resize_camera
 from handmesh.hand_model import HandModel
 from handmesh.records import Camera, Hand
-from handmesh.render.overlay import draw_mask, draw_overlay, draw_skeleton, vertex_normals
+from handmesh.render.overlay import draw_mask, draw_overlay, vertex_normals
 
 pytest.importorskip("open3d")
 
@@ -185,16 +185,3 @@ def test_vertex_normals_of_a_sphere_point_outwards() -> None:
     sphere = trimesh.creation.icosphere(subdivisions=3)
     normals = vertex_normals(np.asarray(sphere.vertices), np.asarray(sphere.faces))
     np.testing.assert_allclose(normals, sphere.vertices, atol=0.02)
-
-
-def test_skeletons_are_drawn_through_the_keypoints(hand_model: HandModel, make_hand: MakeHand) -> None:
-    camera = CAMERAS["plain"]
-    hand = make_hand(hand_model, camera, root_m=(0, 0, 0.4))
-    image = grey(camera)
-    drawn = draw_skeleton(image, [hand])
-    assert (image == 90).all()
-    for x, y in np.rint(hand.keypoints_px).astype(int):
-        assert (drawn[y, x] != 90).any()
-    # Keypoints far outside are drawn out of sight, not wrapped around.
-    away = replace(hand, keypoints_px=hand.keypoints_px + 1e12)
-    np.testing.assert_array_equal(draw_skeleton(image, [away]), image)

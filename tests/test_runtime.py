@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 
+from handmesh import HandMeshEstimator
 from handmesh.errors import UserError
+from handmesh.geometry.camera import camera_from_fov
 from handmesh.hand_model import load_hand_model
+from handmesh.hand_model.assets import ASSETS
 from handmesh.hand_model.skinning import skin
 from handmesh.runtime import DEFAULT_MODEL, METADATA_KEY, Predictor, read_network_info
+from handmesh.skeleton import ROOT
+
+CAMERA = camera_from_fov(640, 480, 60)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +89,21 @@ def test_a_graph_that_no_runtime_runs_is_one_line(tmp_path, runtime):
         Predictor(path, runtime=runtime)
 
 
+@pytest.mark.parametrize("text", ["[1, 2]", "{}", '{"format": 1}', "no json", "null"])
+def test_odd_metadata_is_one_line(tmp_path, text):
+    proto = onnx.load(str(DEFAULT_MODEL))
+    for entry in proto.metadata_props:
+        entry.value = text
+    onnx.save(proto, str(tmp_path / "odd.onnx"))
+    with pytest.raises(UserError, match=r"odd\.onnx"):
+        Predictor(tmp_path / "odd.onnx")
+
+
+def test_the_embedded_network_names_no_machine():
+    data = DEFAULT_MODEL.read_bytes()
+    assert b"site-packages" not in data and str(Path(__file__).parents[1]).encode() not in data
+
+
 def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         Predictor(tmp_path / "none.onnx")
@@ -102,13 +124,19 @@ def test_both_runtimes_say_the_same(crops):
     assert distance_mm < 0.01
 
 
-def test_bf16_differs_and_stays_near(crops):
-    model = load_hand_model("open")
-    full, half = (
-        np.stack([skin(model, p.rotmats, p.betas) for p in Predictor(precision=precision)(crops)]) for precision in ("f32", "bf16")
-    )
-    # CPUs without bf16 compute in f32 all the same.
-    assert 1e3 * np.linalg.norm(full - half, axis=-1).mean() < 3
+def test_bf16_costs_less_than_a_millimetre():
+    """On hands of the embedded clip; on noise, where the network guesses, it may cost more."""
+    video = cv2.VideoCapture(str(ASSETS / "demo_clip.mp4"))
+    with HandMeshEstimator() as full, HandMeshEstimator(precision="bf16") as half:
+        distances_mm = []
+        for index in range(0, 180, 12):
+            video.set(cv2.CAP_PROP_POS_FRAMES, index)
+            image_rgb = np.ascontiguousarray(video.read()[1][..., ::-1])
+            detections = full._detector(is_video=False)(image_rgb)
+            for one, other in zip(full(image_rgb, CAMERA, detections), half(image_rgb, CAMERA, detections), strict=True):
+                root_m = [hand.joints_m[ROOT] for hand in (one, other)]
+                distances_mm += [1e3 * np.linalg.norm((one.vertices_m - root_m[0]) - (other.vertices_m - root_m[1]), axis=1).mean()]
+    assert len(distances_mm) > 10 and np.mean(distances_mm) < 1
 
 
 def test_batches_do_not_mix(crops):

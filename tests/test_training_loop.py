@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import pickle
 import signal
 from dataclasses import replace
@@ -46,7 +45,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(shards, command, tmp
     whole = load_checkpoint(train(command, shards.folders()))
     reads = iter(range(100))
     folders = shards.folders()
-    shards.on_read = lambda: os.kill(os.getpid(), signal.SIGINT) if next(reads) == 2 else None
+    shards.on_read = lambda: signal.raise_signal(signal.SIGINT) if next(reads) == 2 else None
     stopped = replace(command, out=tmp_path / "stopped")
     middle = load_checkpoint(train(stopped, folders))
     assert 0 < middle.pictures < 20 and "--resume" in capsys.readouterr().out

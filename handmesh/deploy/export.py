@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,12 @@ from handmesh.geometry.crop import CROP_RULE
 from handmesh.geometry.rotation import rot6d_to_rotmat
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.hand_model.skinning import skin
-from handmesh.runtime import METADATA_FORMAT, METADATA_KEY, OUTPUTS
+from handmesh.runtime import INPUT, METADATA_FORMAT, METADATA_KEY, OUTPUTS
 from handmesh.skeleton import JOINTS, MANO_JOINTS, ROOT
 from handmesh.training.checkpoint import Checkpoint, load_checkpoint, net_from_checkpoint
 from handmesh.training.model import HandNet
+from handmesh.wholefile import replacing
 
-INPUT = "crops"
 PARITY_PICTURES = 64
 # Mean vertex distance to the training form in f64, in millimetres.
 FUSED_F64_LIMIT_MM = 1e-6
@@ -173,8 +172,17 @@ def to_onnx(net: HandNet) -> onnx.ModelProto:
         exporter_log.setLevel(level)
     assert program is not None
     proto = program.model_proto
+    forget_origins(proto)
     onnx.checker.check_model(proto)
     return proto
+
+
+def forget_origins(proto: onnx.ModelProto) -> None:
+    """Remove what the exporter notes about the code: stack traces with the paths of the machine that exported."""
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output, *proto.functions):
+        part.doc_string = ""
+        del part.metadata_props[:]
 
 
 def store_weights_in_fp16(proto: onnx.ModelProto) -> None:
@@ -245,12 +253,9 @@ def _check_parity(what: str, distance_mm: float, limit_mm: float) -> None:
 
 
 def _write(data: bytes, out: Path) -> None:
-    temporary = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, out)
+        with replacing(out) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise UserError(f"expected to write '{out}', but that failed ({error.strerror}); choose another --out") from error
-    finally:
-        temporary.unlink(missing_ok=True)

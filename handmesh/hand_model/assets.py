@@ -11,7 +11,7 @@ import numpy as np
 
 from handmesh.errors import UserError
 from handmesh.hand_model.skinning import HandModel, check_model
-from handmesh.skeleton import MANO_JOINTS, MANO_PARENTS, MANO_TIP_VERTICES
+from handmesh.skeleton import FREIHAND_TIP_VERTICES, MANO_JOINTS, MANO_PARENTS
 from handmesh.wholefile import replacing
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -92,6 +92,6 @@ def from_smplx(layer: Any, model_id: str = "mano-right") -> HandModel:
         joint_regressor=array(layer.J_regressor),
         skin_weights=array(layer.lbs_weights),
         faces=array(layer.faces).astype(np.int32),
-        tip_vertices=np.array(MANO_TIP_VERTICES["freihand"], dtype=np.int32),
+        tip_vertices=np.array(FREIHAND_TIP_VERTICES, dtype=np.int32),
         mean_pose=array(layer.hand_mean).reshape(15, 3),
     )

@@ -10,13 +10,14 @@ import tyro
 
 from handmesh.errors import UserError
 from handmesh.geometry.camera import ASSUMED_FOV_DEG
+from handmesh.hand_model.assets import ASSETS
 from handmesh.live.intrinsics import CameraChoice
 from handmesh.live.loop import Artist, LoopReport, Screen, Wishes, run_loop
 from handmesh.live.sinks import open_sinks, parse_kinds, prepare_output
 from handmesh.live.sources import Source, open_source
 from handmesh.runtime import Precision, Runtime
 
-DEMO_CLIP = Path(__file__).resolve().parent.parent / "assets" / "demo_clip.mp4"
+DEMO_CLIP = ASSETS / "demo_clip.mp4"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class DemoCommand:
     camera: int | str | None = None
     """Camera to watch: 0 is the first; a device path works too."""
     input: str | None = None
-    """Picture, folder of pictures, video file, or URL (http, rtsp)."""
+    """Picture (up to 100 megapixels), folder of pictures, video file, or URL (http, rtsp)."""
     output: Path = Path("handmesh_out")
     """Folder for everything that is written."""
     save: str = "overlay"
@@ -87,6 +88,10 @@ def run_demo(command: DemoCommand) -> None:
     if not cameras.is_known:
         print(f"camera unknown: assuming a field of view of {ASSUMED_FOV_DEG:g} degrees (set --fov, --focal or --intrinsics)")
     screen = None if command.no_window else _open_screen()
+    # Before the clock starts: the first picture shall cost what the others do.
+    estimator.prepare(source.is_stream)
+    if screen is not None or {"overlay", "mask"} & set(kinds):
+        import open3d  # noqa: F401
     sinks = open_sinks(kinds, command.output, source, estimator.hand_model)
     wishes = Wishes(command.output, command.mirror, "overlay" in kinds, "mask" in kinds)
     try:

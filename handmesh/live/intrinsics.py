@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,17 @@ class CameraChoice:
     fov_deg: float | None = None
     focal_px: float | None = None
     intrinsics: Path | None = None
+    _calibrated: Camera | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         given = [value is not None for value in (self.fov_deg, self.focal_px, self.intrinsics)]
         if sum(given) > 1:
             raise UserError("expected one of --fov, --focal and --intrinsics, got several; keep the one you measured")
         # A wrong value is an error before the first picture, not at it.
-        self.camera(1, 1) if self.intrinsics is None else load_intrinsics(self.intrinsics)
+        if self.intrinsics is None:
+            self.camera(1, 1)
+        else:
+            object.__setattr__(self, "_calibrated", load_intrinsics(self.intrinsics))
 
     @property
     def is_known(self) -> bool:
@@ -54,9 +58,9 @@ class CameraChoice:
             return camera_from_fov(width, height, self.fov_deg)
         if self.focal_px is not None:
             return camera_from_focal(width, height, self.focal_px)
-        if self.intrinsics is None:
+        if self._calibrated is None:
             return camera_from_fov(width, height, ASSUMED_FOV_DEG, is_known=False)
-        return fit_camera(load_intrinsics(self.intrinsics), width, height)
+        return fit_camera(self._calibrated, width, height)
 
 
 def load_intrinsics(path: str | Path) -> Camera:

@@ -121,7 +121,7 @@ def run_loop(
             end, error = "failed", failure
         except KeyboardInterrupt:
             end = "interrupted"
-    duration_s = time.perf_counter() - start
+    duration_s = (loop.idle_from_s or time.perf_counter()) - start
     return LoopReport(loop.frames, loop.frames_with_hands, duration_s, end, error, _merge_times(loop.times, estimator.times))
 
 
@@ -140,6 +140,7 @@ class _Loop:
         self.times = StageTimes()
         self.frames = 0
         self.frames_with_hands = 0
+        self.idle_from_s: float | None = None  # when all was done but the looking
         self._estimator = estimator
         self._camera_of = camera_of
         self._sinks = sinks
@@ -163,10 +164,12 @@ class _Loop:
                 _advance(progress, task, self.frames, start)
                 if self._screen is not None and self._show(self._screen, shot):
                     return "quit"
+        if self._screen is not None:
+            self.idle_from_s = time.perf_counter()
         # A picture stays on the screen until it is dismissed; a video was already seen.
         while self._screen is not None and shot is not None and not source.is_stream:
             time.sleep(_IDLE_S)
-            if self._show(self._screen, shot):
+            if self._obey(self._screen.show(_overlay_of(shot)), shot):
                 return "quit"
         return "finished"
 
@@ -194,9 +197,11 @@ class _Loop:
 
     def _show(self, screen: Screen, shot: Shot) -> bool:
         """Show the shot and obey the keyboard; True to quit."""
-        assert shot.overlay_rgb is not None
         with self.times.stage("show"):
-            key = screen.show(shot.overlay_rgb)
+            key = screen.show(_overlay_of(shot))
+        return self._obey(key, shot)
+
+    def _obey(self, key: str | None, shot: Shot) -> bool:
         if key == "s":
             with _disk_errors(self._wishes.output):
                 saved = save_snapshot(shot, self._wishes.output, self._estimator.hand_model)
@@ -216,9 +221,15 @@ def _disk_errors(output: Path) -> Iterator[None]:
 def _merge_times(loop: StageTimes, estimator: StageTimes) -> StageTimes:
     """All stages in the order in which a frame meets them."""
     merged = StageTimes()
-    for times in ({"read": loop.seconds["read"]}, estimator.seconds, loop.seconds):
-        merged.seconds.update(times)
+    merged.include(loop, "read")
+    merged.include(estimator)
+    merged.include(loop)
     return merged
+
+
+def _overlay_of(shot: Shot) -> np.ndarray:
+    assert shot.overlay_rgb is not None
+    return shot.overlay_rgb
 
 
 def _progress(source: Source) -> Progress:

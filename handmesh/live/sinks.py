@@ -200,7 +200,8 @@ class VideoSink:
 
     def __init__(self, path: Path, frame_rate: float, keeps_time: bool = False) -> None:
         self._path = path
-        self._frame_rate = frame_rate
+        # MPEG-4 counts time in at most 65535 ticks a second, which fast fractional rates (119.88) do not divide.
+        self._frame_rate = round(frame_rate, 1) if frame_rate > 60 else frame_rate
         self._keeps_time = keeps_time
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)

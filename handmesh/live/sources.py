@@ -19,11 +19,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from handmesh.errors import UserError
+from handmesh.errors import UserError, one_line
 from handmesh.quiet import quiet_stderr
 
 PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"))
 MAX_MEGAPIXELS = 100
+# OpenCV warps no larger ones.
+MAX_SIDE_PX = 32_000
 URL_TIMEOUT_S = 5
 # A camera that is silent for this long is gone.
 CAMERA_PATIENCE_S = 3.0
@@ -103,6 +105,8 @@ def open_source(
     silence_opencv()
     if camera is not None:
         if isinstance(camera, str) and _is_url(camera):
+            if size_px or frame_rate:
+                raise UserError("--size and --fps are asked of a camera; leave them out with a URL")
             return open_url(camera)
         return open_camera(camera, size_px, frame_rate)
     assert where is not None
@@ -111,12 +115,16 @@ def open_source(
     if _is_url(where):
         return open_url(where)
     path = Path(where).expanduser()
-    if path.is_dir():
-        pictures = sorted(file for file in path.iterdir() if _is_picture_name(file))
+    try:
+        is_there, is_folder = path.exists(), path.is_dir()
+        pictures = sorted(file for file in path.iterdir() if _is_picture_name(file)) if is_folder else []
+    except OSError as error:
+        raise UserError(f"expected a picture, folder, video or URL, but it cannot be opened: {error.strerror}; check the path") from error
+    if is_folder:
         if not pictures:
             raise UserError(f"expected pictures in the folder {path}, found none; known endings: {' '.join(sorted(PICTURE_SUFFIXES))}")
         return PictureSource(pictures, str(path))
-    if not path.exists():
+    if not is_there:
         raise UserError(f"expected a picture, folder, video or URL, but {path} does not exist; check the path")
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return PictureSource([path], str(path))
@@ -182,6 +190,8 @@ class VideoSource:
         index, last_s = 0, -1 / self.frame_rate
         # The first frame was grabbed to see whether there is one.
         found, image_bgr = self._capture.retrieve()
+        if not found:
+            raise UserError(f"expected a video, but no frame of {self.label} can be decoded; try converting it to mp4")
         while found:
             time_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
             last_s = time_s if time_s > last_s else last_s + 1 / self.frame_rate
@@ -281,7 +291,7 @@ def open_camera(camera: int | str, size_px: tuple[int, int] | None = None, frame
 
 
 def open_url(url: str) -> Source:
-    """What is behind http, https, rtsp and whatever else FFmpeg speaks: a video if it has a known end, else a live stream."""
+    """What FFmpeg finds behind a URL: a video where it has a known length or comes by http, else a live stream."""
     timeout_ms = 1000 * URL_TIMEOUT_S
     timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
 
@@ -290,7 +300,8 @@ def open_url(url: str) -> Source:
             return cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
 
     first = open_capture()
-    if first.isOpened() and _is_count(first.get(cv2.CAP_PROP_FRAME_COUNT)):
+    # What ends over http must not be opened again and again, whether or not its length is known.
+    if first.isOpened() and (_is_count(first.get(cv2.CAP_PROP_FRAME_COUNT)) or url.lower().startswith(("http:", "https:"))):
         return VideoSource(first, url)
     captures = chain([first], iter(open_capture, None))
     return LiveSource(lambda: next(captures), url)
@@ -314,7 +325,7 @@ def read_picture(path: str | Path) -> np.ndarray:
             warnings.simplefilter("ignore")  # Pillow warns from 89 megapixels on and about odd EXIF
             with Image.open(path) as picture:
                 megapixels = picture.width * picture.height / 1e6
-                if megapixels > MAX_MEGAPIXELS:
+                if megapixels > MAX_MEGAPIXELS or max(picture.size) > MAX_SIDE_PX:
                     raise UserError(_too_large(path, f"{megapixels:.0f}"))
                 return _to_rgb(ImageOps.exif_transpose(picture))
     except Image.DecompressionBombError as error:
@@ -322,7 +333,7 @@ def read_picture(path: str | Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise UserError(f"expected a picture, but {path} does not exist; check the path") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        reason = "it is not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error).splitlines()[0]
+        reason = "it is not a picture" if isinstance(error, Image.UnidentifiedImageError) else one_line(error)
         raise UserError(f"expected a picture that can be read, but {path}: {reason}; convert it to png or copy it again") from error
 
 

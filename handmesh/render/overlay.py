@@ -15,7 +15,6 @@ import numpy as np
 
 from handmesh.geometry.camera import project, unproject
 from handmesh.records import Camera, Hand
-from handmesh.skeleton import BONES, JOINTS
 
 if TYPE_CHECKING:
     from handmesh.hand_model import HandModel
@@ -24,15 +23,6 @@ if TYPE_CHECKING:
 RIGHT_RGB = (0.96, 0.67, 0.50)
 LEFT_RGB = (0.47, 0.70, 0.95)
 OPACITY = 0.88
-
-_FINGER_RGB = {
-    "wrist": (235, 235, 235),
-    "thumb": (244, 114, 94),
-    "index": (250, 190, 70),
-    "middle": (120, 205, 110),
-    "ring": (80, 170, 240),
-    "little": (185, 125, 235),
-}
 
 # Boxes of more pixels are cast at a lower resolution and enlarged, so that time per hand is bounded.
 _MAX_RAYS = 320 * 320
@@ -97,32 +87,6 @@ def draw_mask(shape_hw: tuple[int, int], hands: Sequence[Hand], hand_model: Hand
             hits = _cast(scene, np.stack([columns[some], rows[some]], axis=-1), camera)
             mask[rows[some], columns[some]] = scene.label_of_triangle[hits.triangles]
     return mask
-
-
-def draw_skeleton(image_rgb: np.ndarray, hands: Sequence[Hand]) -> np.ndarray:
-    """Keypoints and bones over a picture, one colour a finger.
-
-    Args:
-        image_rgb: (H, W, 3) uint8; it is not changed.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
-    drawn = np.ascontiguousarray(image_rgb.copy())
-    # OpenCV draws between pixels when coordinates carry fractional bits.
-    bits = 4
-    limit = 2**24
-    for hand in hands:
-        span_px = np.ptp(hand.keypoints_px, axis=0).max()
-        width = int(np.clip(round(span_px / 80), 1, 8))
-        points = [tuple(int(v) for v in point) for point in np.clip(hand.keypoints_px * 2**bits, -limit, limit).round()]
-        for child, parent in BONES:
-            colour = _FINGER_RGB[JOINTS[child].split("_")[0]]
-            cv2.line(drawn, points[parent], points[child], colour, width, cv2.LINE_AA, bits)
-        for joint, point in zip(JOINTS, points, strict=True):
-            colour = _FINGER_RGB[joint.split("_")[0]]
-            cv2.circle(drawn, point, round((width + 1) * 2**bits), colour, -1, cv2.LINE_AA, bits)
-    return drawn
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import Any, Self
 import cv2
 import numpy as np
 
+from handmesh.errors import one_line
+
 # GLFW's key codes.
 _KEYS = {ord("Q"): "q", 256: "escape", ord("S"): "s"}
 _BACKGROUND = 24
@@ -102,7 +104,7 @@ def open_window(title: str, width: int = 1280, height: int = 960) -> Window:
     try:
         import open3d as o3d
     except (ImportError, OSError) as error:
-        raise NoDisplay(f"Open3D cannot be loaded ({str(error).splitlines()[0]})") from error
+        raise NoDisplay(f"Open3D cannot be loaded ({one_line(error)})") from error
     visualizer = o3d.visualization.VisualizerWithKeyCallback()  # pyright: ignore[reportAttributeAccessIssue]
     with _prefer_x11(), o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
         is_created = visualizer.create_window(title, width, height)

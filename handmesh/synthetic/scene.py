@@ -299,8 +299,9 @@ def _second_hand(
 def place_mesh(mesh: Mesh, shift_m: np.ndarray, is_mirrored: bool) -> Mesh:
     """A mesh moved, mirrored first (x -> -x) if asked."""
     vertices = mirror_points(mesh.vertices_m) if is_mirrored else mesh.vertices_m
-    faces = np.ascontiguousarray(mesh.faces[:, ::-1]) if is_mirrored else mesh.faces
-    detail = mesh.detail
+    # Swapping the last two corners swaps the axes of the skin's detail; its second half holds those.
+    faces = np.ascontiguousarray(mesh.faces[:, [0, 2, 1]]) if is_mirrored else mesh.faces
+    detail = np.where(mesh.detail >= 0, mesh.detail + len(mesh.faces), -1).astype(np.int32) if is_mirrored else mesh.detail
     return Mesh((vertices + shift_m).astype(np.float32), faces, mesh.texture_m, mesh.albedo, mesh.part, detail, mesh.material)
 
 

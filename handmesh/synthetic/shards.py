@@ -11,6 +11,7 @@ A shard is written to "shard-00000.part" and renamed when it is complete, so wha
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -182,7 +183,10 @@ class ShardReader:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         self.size_px: int = self.manifest["size_px"]
-        shards = sorted(self.manifest["shards"], key=lambda entry: entry["name"])
+        complete = {entry["name"]: entry for entry in self.manifest["shards"]}
+        # Without gaps, so that a picture keeps its index while later shards are still being drawn.
+        names = itertools.takewhile(complete.__contains__, map(shard_name, itertools.count()))
+        shards = [complete[name] for name in names]
         total = sum(entry["count"] for entry in shards)
         if total == 0 or (total < self.manifest["count"] and not allow_partial):
             raise UserError(

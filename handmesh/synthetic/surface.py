@@ -132,7 +132,10 @@ def _smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
 
 
 def skin_detail(model: HandModel, anatomy: Anatomy) -> np.ndarray:
-    """(F, G, G, 4) masks 0..1 of palm, nail, crease and knuckle at the middle of each cell of a barycentric grid."""
+    """(2 F, G, G, 4) masks 0..1 of palm, nail, crease and knuckle at the middle of each cell of a barycentric grid.
+
+    The second half is the first for mirrored hands, whose triangles have their last two corners swapped.
+    """
     grid = raster.DETAIL_GRID
     cell = (np.arange(grid) + 0.5) / grid
     w1, w2 = np.meshgrid(cell, cell, indexing="ij")
@@ -186,7 +189,8 @@ def skin_detail(model: HandModel, anatomy: Anatomy) -> np.ndarray:
                 rim = np.exp(-(((shape - 1.0) / 0.25) ** 2)) * back * own
                 crease = np.maximum(crease, 0.5 * rim * (along > 0.3 * length))
     crease = np.maximum(crease, _palm_lines(points, anatomy) * palm * _smoothstep(0.3, 0.7, normal[:, 1] * -1))
-    return np.stack([palm, nail, np.clip(crease, 0, 1), knuckle], axis=1).reshape(-1, grid, grid, 4).astype(np.float32)
+    detail = np.stack([palm, nail, np.clip(crease, 0, 1), knuckle], axis=1).reshape(-1, grid, grid, 4).astype(np.float32)
+    return np.concatenate([detail, detail.swapaxes(1, 2)])
 
 
 def _palm_lines(points: np.ndarray, anatomy: Anatomy) -> np.ndarray:
@@ -271,11 +275,11 @@ def skin_material(rng: np.random.Generator, tone: float) -> np.ndarray:
     return row
 
 
-def hand_mesh(surface: HandSurface, vertices_m: np.ndarray, skin: Skin, is_right: bool = True, is_labelled: bool = True) -> Mesh:
+def hand_mesh(surface: HandSurface, vertices_m: np.ndarray, skin: Skin, is_labelled: bool = True) -> Mesh:
     """A posed hand in the camera."""
     model = surface.model
     count = len(vertices_m)
-    faces = np.ascontiguousarray(model.faces_for(is_right), dtype=np.int32)
+    faces = np.ascontiguousarray(model.faces, dtype=np.int32)
     detail = np.arange(len(faces), dtype=np.int32)
     part = surface.parts if is_labelled else np.zeros(count, np.uint8)
     albedo = np.broadcast_to(skin.rgb.astype(np.float32), (count, 3))

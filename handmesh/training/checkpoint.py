@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import subprocess
 import zipfile
@@ -13,9 +12,10 @@ from typing import Any
 import torch
 
 from handmesh.config import config_from_dict, config_hash
-from handmesh.errors import UserError
+from handmesh.errors import UserError, one_line
 from handmesh.training.command import TrainCommand
 from handmesh.training.model import HandNet
+from handmesh.wholefile import replacing
 
 FORMAT = "handmesh-checkpoint-1"
 
@@ -53,18 +53,14 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write to a temporary name beside `path`, then rename: a crash leaves the old file whole."""
-    temporary = path.with_name(f".{path.name}.part")
     values = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save({"format": FORMAT, **values}, file)
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"expected to write the checkpoint '{path}', but that failed ({_one_line(error)}); free the disk or choose another --out"
+            f"expected to write the checkpoint '{path}', but that failed ({one_line(error)}); free the disk or choose another --out"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -103,12 +99,8 @@ def load_weights(net: HandNet, state: dict[str, Any], what: str) -> None:
     try:
         net.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        reason = _one_line(error)[:160]
+        reason = one_line(error)[:160]
         raise UserError(f"expected {what} to fit the configured network, but: {reason}; check model.variant, head and size_px") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def current_commit() -> str:

@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 from handmesh.config import parse_config
+from handmesh.errors import UserError
 
 Head = Literal["pooled", "keypoint"]
 Precision = Literal["f32", "bf16"]
+
+
+def _check_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise UserError(f"expected a positive {name}, got {value}; leave it out for the default")
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,9 @@ class DataConfig:
     """The first so many of the first folder are never trained on."""
     prefetch_batches: int = 4
     """How many batches wait ready."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "batch_size", "prefetch_batches")
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,9 @@ class ScheduleConfig:
     ema_decay: float = 0.9995
     """Of the averaged weights that are validated and exported; approached gradually."""
 
+    def __post_init__(self) -> None:
+        _check_positive(self, "pictures", "max_minutes", "learning_rate", "clip_norm")
+
 
 @dataclass(frozen=True)
 class TrainCommand:
@@ -136,6 +150,9 @@ class TrainCommand:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossWeights = field(default_factory=LossWeights)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "log_every_batches", "validate_every_pictures", "save_every_minutes")
 
 
 def parse_train(argv: Sequence[str]) -> TrainCommand:

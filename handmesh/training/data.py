@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from handmesh.errors import UserError
+from handmesh.geometry.crop import mirror_picture
 
 
 class Shards(Protocol):
@@ -83,7 +84,7 @@ def read_batch(shards: Shards, indices: np.ndarray, is_mirrored: np.ndarray, siz
         images = np.stack([cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA) for image in images])
         side = round(scale * parts.shape[1])
         parts = np.stack([cv2.resize(part, (side, side), interpolation=cv2.INTER_NEAREST_EXACT) for part in parts])
-    images[is_mirrored] = images[is_mirrored, :, ::-1]
+    images[is_mirrored] = mirror_picture(images[is_mirrored])
     presence = labels["presence"].reshape(-1).astype(np.int64)
     there = presence == 1
 
