@@ -1,4 +1,4 @@
-"""A picture in, hands out: detector, virtual-camera crops, network, mesh, one after the other."""
+"""A picture in, hands out: detector, virtual-camera crops, network, mesh; the last three twice."""
 
 from __future__ import annotations
 
@@ -140,24 +140,39 @@ class HandMeshEstimator:
         return camera_from_fov(width, height, ASSUMED_FOV_DEG, is_known=False)
 
     def _hands(self, image_rgb: np.ndarray, camera: Camera, tracker: Tracker, tracks: Sequence[Track]) -> list[Hand]:
-        with self.times.stage("crop"):
-            crops = [self._crop(image_rgb, camera, track) for track in tracks]
-        if not crops:
+        if not tracks:
             return []
+        hands = self._look(image_rgb, camera, tracks, [track.detection.landmarks_px for track in tracks])
+        # A second look, half way between the detector's landmarks and what the network saw: the detector's differ by
+        # pixels between a picture and its mirror image, and the answer should not.
+        points_px = [_half_way(track.detection, hand) for track, hand in zip(tracks, hands, strict=True)]
+        hands = self._look(image_rgb, camera, tracks, points_px)
+        for track, hand in zip(tracks, hands, strict=True):
+            tracker.vote(track, hand.params)
+        return hands
+
+    def _look(self, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track], points_px: Sequence[np.ndarray | None]) -> list[Hand]:
+        """Crop around points (or the detection's box), predict all crops together, and pose the model."""
+        size = self._predictor.info.input_size_px
+        with self.times.stage("crop"):
+            crops = [
+                crop_box(track.detection.box_px, image_rgb, camera, size, is_mirrored=not track.is_right)
+                if points is None
+                else crop_points(points, image_rgb, camera, size, is_mirrored=not track.is_right)
+                for track, points in zip(tracks, points_px, strict=True)
+            ]
         with self.times.stage("network"):
             predictions = self._predictor(np.stack([crop.image for crop in crops]))
         with self.times.stage("mesh"):
-            hands = []
-            for track, crop, params in zip(tracks, crops, predictions, strict=True):
-                tracker.vote(track, params)
-                hands.append(place_hand(self.hand_model, params, crop, camera, track))
-            return hands
+            return [
+                place_hand(self.hand_model, params, crop, camera, track)
+                for track, crop, params in zip(tracks, crops, predictions, strict=True)
+            ]
 
-    def _crop(self, image_rgb: np.ndarray, camera: Camera, track: Track) -> Crop:
-        size, found = self._predictor.info.input_size_px, track.detection
-        if found.landmarks_px is None:
-            return crop_box(found.box_px, image_rgb, camera, size, is_mirrored=not track.is_right)
-        return crop_points(found.landmarks_px, image_rgb, camera, size, is_mirrored=not track.is_right)
+
+def _half_way(detection: Detection, hand: Hand) -> np.ndarray:
+    """(21, 2) between the detector's landmarks, where it gave any, and the hand's keypoints."""
+    return hand.keypoints_px if detection.landmarks_px is None else (detection.landmarks_px + hand.keypoints_px) / 2
 
 
 def place_hand(model: HandModel, params: HandParams, crop: Crop, camera: Camera, track: Track) -> Hand:
