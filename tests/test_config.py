@@ -150,3 +150,9 @@ def test_every_field_is_read_by_the_code():
     # Loss weights are looked up by the names of the loss terms.
     unread = [name for name in names(TrainCommand) if not re.search(rf'\.{name}\b|"{name}":|\["{name}"\]', code)]
     assert unread == []
+
+
+@pytest.mark.parametrize("flag", ["--schedule.pictures", "--schedule.max-minutes", "--data.batch-size", "--log-every-batches"])
+def test_nothing_lasts_no_time(yaml_file, flag):
+    with pytest.raises(UserError, match="expected a positive"):
+        parse_train([str(yaml_file("")), flag, "0"])

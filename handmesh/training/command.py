@@ -54,7 +54,7 @@ class DataConfig:
     """How many batches wait ready."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "batch_size", "prefetch_batches")
+        _check_positive(self, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class ScheduleConfig:
     """Of the averaged weights that are validated and exported; approached gradually."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "pictures", "max_minutes", "learning_rate", "clip_norm")
+        _check_positive(self, "pictures", "max_minutes")
 
 
 @dataclass(frozen=True)
