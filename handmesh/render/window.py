@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from handmesh.errors import one_line
+from handmesh.quiet import quiet_stderr
 
 # GLFW's key codes.
 _KEYS = {ord("Q"): "q", 256: "escape", ord("S"): "s"}
@@ -106,7 +107,8 @@ def open_window(title: str, width: int = 1280, height: int = 960) -> Window:
     except (ImportError, OSError) as error:
         raise NoDisplay(f"Open3D cannot be loaded ({one_line(error)})") from error
     visualizer = o3d.visualization.VisualizerWithKeyCallback()  # pyright: ignore[reportAttributeAccessIssue]
-    with _prefer_x11(), o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
+    # GLFW complains on stderr about surroundings that do no harm; what matters comes as `is_created`.
+    with quiet_stderr(), _prefer_x11(), o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
         is_created = visualizer.create_window(title, width, height)
     if not is_created:
         where = ", ".join(f"{name}={os.environ[name]}" for name in ("DISPLAY", "WAYLAND_DISPLAY") if os.environ.get(name))
