@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from handmesh.errors import UserError
+from handmesh.geometry.camera import camera_from_fov
 from handmesh.geometry.rotation import rotmat_to_rotvec, rotvec_to_rotmat
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.skinning import skin
@@ -85,7 +86,7 @@ def clip_frames(model: HandModel, seed: int, count: int, size: tuple[int, int]) 
     tone = Skin(skin_rgb(0.36, 0.9), material)
     cloth_material = plain_material(noise_low=0.05, freq_low=40.0, noise_high=0.1, freq_high=900.0)
     cloth = Cloth(np.array([0.045, 0.09, 0.16]), cloth_material, 0.006, 1.25)
-    focal_px = 0.5 * max(width, height) / np.tan(np.radians(_FOV_DEG) / 2)
+    focal_px = camera_from_fov(width, height, _FOV_DEG).fx
     table = gamma_table()
     for frame in range(count):
         t = frame / max(count - 1, 1)

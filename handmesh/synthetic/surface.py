@@ -300,6 +300,10 @@ class ForearmShape:
     swelling: float
     bend: np.ndarray
 
+    def girth(self, distance_m: np.ndarray) -> np.ndarray:
+        """Girth over the wrist's, at distances (N,) beyond the wrist."""
+        return 1 + (self.swelling - 1) * np.sin(np.clip(distance_m / 0.2, 0, 1) * np.pi / 2) ** 2
+
 
 # Distance from the wrist over the forearm's length at each ring.
 _RINGS = np.array([0.03, 0.07, 0.12, 0.18, 0.26, 0.36, 0.5, 0.66, 0.82, 1.0])
@@ -330,7 +334,7 @@ def forearm_mesh(
     border = vertices_m[loop]
     middle = border.mean(axis=0)
     centres, rotations = forearm_path(R_camera_hand @ np.array([1.0, 0.0, 0.0]), R_camera_hand @ shape.bend, shape)
-    girth = 1 + (shape.swelling - 1) * np.sin(np.clip(_RINGS * shape.length_m / 0.2, 0, 1) * np.pi / 2) ** 2
+    girth = shape.girth(_RINGS * shape.length_m)
     rings = np.concatenate(
         [border[None], middle + centres[:, None] + girth[:, None, None] * np.einsum("rij,lj->rli", rotations, border - middle)]
     )
@@ -359,7 +363,7 @@ def sleeve_mesh(
     where = np.linspace(span[0], min(span[1], shape.length_m * 1.02), 8)
     centre = np.stack([np.interp(where, at_m, centres[:, k]) for k in range(3)], axis=1)
     nearest = np.clip(np.searchsorted(at_m, where), 0, len(at_m) - 1)
-    girth = 1 + (shape.swelling - 1) * np.sin(np.clip(where / 0.2, 0, 1) * np.pi / 2) ** 2
+    girth = shape.girth(where)
     offsets = border - middle
     radius = np.linalg.norm(offsets, axis=1).mean()
     flare = np.linspace(1.0, cloth.flare, len(where))
