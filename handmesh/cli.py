@@ -84,6 +84,29 @@ def synth() -> None:
     sys.exit(guard("handmesh-synth", body))
 
 
+def mano() -> None:
+    """handmesh-mano."""
+
+    def body(argv: Sequence[str]) -> None:
+        from handmesh.config import parse_flags
+        from handmesh.hand_model.command import ManoCommand, run_mano
+
+        run_mano(parse_flags(ManoCommand, argv, "handmesh-mano"))
+
+    sys.exit(guard("handmesh-mano", body))
+
+
+def hand() -> None:
+    """handmesh-hand."""
+
+    def body(argv: Sequence[str]) -> None:
+        from handmesh.render.hand_command import run_hand
+
+        run_hand(argv)
+
+    sys.exit(guard("handmesh-hand", body))
+
+
 def guard(program: str, body: Callable[[Sequence[str]], None]) -> int:
     """Run a command; turn what a user can do something about into one line and an exit code."""
     try:

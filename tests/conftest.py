@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from handmesh.geometry.camera import project
-from handmesh.geometry.rotation import rotvec_to_rotmat
+from handmesh.geometry.rotation import mirror_rotmat, rotvec_to_rotmat
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.hand_model.skinning import mirror_points, skin_at
 from handmesh.records import Camera, Hand, HandParams
@@ -28,6 +28,8 @@ def random_hand_model(vertices: int = 40, seed: int = 0) -> HandModel:
         faces=np.stack([rng.permutation(vertices)[:3] for _ in range(2 * vertices)]).astype(np.int32),
         tip_vertices=rng.permutation(vertices)[:5].astype(np.int32),
         mean_pose=rng.normal(0, 0.3, (15, 3)),
+        pose_components=np.linalg.qr(rng.normal(0, 1, (45, 45)))[0],
+        beta_names=tuple(f"b{k}" for k in range(10)),
     )
 
 
@@ -70,7 +72,7 @@ def make_hand() -> Callable[..., Hand]:
         if not is_right:
             vertices_m, joints_m = mirror_points(vertices_m), mirror_points(joints_m)
         T_camera_wrist = np.eye(4)
-        T_camera_wrist[:3, :3] = rotmats[0]
+        T_camera_wrist[:3, :3] = rotmats[0] if is_right else mirror_rotmat(rotmats[0])
         T_camera_wrist[:3, 3] = joints_m[WRIST]
         keypoints_px = project(joints_m, camera)
         box_px = np.concatenate([keypoints_px.min(axis=0), keypoints_px.max(axis=0)])

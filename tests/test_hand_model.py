@@ -1,4 +1,4 @@
-"""Skinning, hand model files, smplx layers, mesh files, and the embedded open hand."""
+"""Skinning, hand model files, smplx layers, and the embedded open hand."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measures import max_mm
 
 from handmesh.errors import UserError
-from handmesh.geometry.camera import camera_from_fov
 from handmesh.geometry.rotation import mirror_rotmat, rotvec_to_rotmat
 from handmesh.hand_model import HandModel, load_hand_model
-from handmesh.hand_model.assets import from_smplx, save_hand_model
-from handmesh.hand_model.meshfile import MESH_FORMATS, save_meshes
+from handmesh.hand_model.assets import save_hand_model
 from handmesh.hand_model.skinning import check_model, mirror_points, skin, skin_at
-from handmesh.records import Hand, HandParams
+from handmesh.hand_model.smplx_bridge import from_smplx
+from handmesh.records import HandParams
 from handmesh.skeleton import BONES, FROM_MANO_AND_TIPS, JOINTS, MANO_JOINTS, MANO_PARENTS, ROOT, TIPS
-
-CAMERA = camera_from_fov(640, 480, 65)
 
 
 def random_pose(batch: tuple[int, ...] = (), seed: int = 1, angle_rad: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
@@ -31,18 +29,6 @@ def random_pose(batch: tuple[int, ...] = (), seed: int = 1, angle_rad: float = 0
 
 def identities(batch: tuple[int, ...] = ()) -> np.ndarray:
     return np.broadcast_to(np.eye(3), (*batch, 16, 3, 3)).copy()
-
-
-def max_mm(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest distance between two sets of points in metres, in millimetres."""
-    assert a.shape == b.shape
-    return 1e3 * float(np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64), axis=-1).max())
-
-
-def signed_volume_m3(vertices_m: np.ndarray, faces: np.ndarray) -> float:
-    """Positive when triangles are counter-clockwise from outside (a hole adds a little, whatever the origin: it is centred)."""
-    a, b, c = (vertices_m[faces[:, corner]] - vertices_m.mean(axis=0) for corner in range(3))
-    return float(np.einsum("ni,ni->", a, np.cross(b, c)) / 6)
 
 
 # Skinning
@@ -295,103 +281,3 @@ def test_broken_files_are_refused_in_one_line(fault: str, tiny_hand_model: HandM
     assert "\n" not in message
     assert "hand.npz" in message
     assert "expected" in message
-
-
-# Meshes
-
-
-@pytest.mark.parametrize("extension", MESH_FORMATS)
-@pytest.mark.parametrize("is_right", [True, False])
-def test_mesh_files_reload(extension: str, is_right: bool, hand_model: HandModel, make_hand: Callable[..., Hand], tmp_path: Path) -> None:
-    trimesh = pytest.importorskip("trimesh")
-    hand = make_hand(hand_model, CAMERA, root_m=(0.05, -0.02, 0.5), is_right=is_right)
-    path = tmp_path / f"a hand ü.{extension}"
-    save_meshes([hand], hand_model, path)
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    mesh = trimesh.load(path, force="mesh", process=False)
-    assert len(mesh.vertices) == len(hand_model.template_m)
-    assert len(mesh.faces) == len(hand_model.faces)
-    # In metres, where the hand is; glb is turned so that y is up and z comes towards the viewer.
-    axes = np.array([1, -1, -1]) if extension == "glb" else np.ones(3)
-    error_mm = 1e3 * np.abs(mesh.bounds - np.sort([hand.vertices_m.min(axis=0) * axes, hand.vertices_m.max(axis=0) * axes], axis=0)).max()
-    assert error_mm < 0.01, f"the file's box is {error_mm:.2g} mm off"
-    assert signed_volume_m3(np.asarray(mesh.vertices), np.asarray(mesh.faces)) > 5e-5
-
-
-def test_two_hands_share_a_file(hand_model: HandModel, make_hand: Callable[..., Hand], tmp_path: Path) -> None:
-    trimesh = pytest.importorskip("trimesh")
-    hands = [make_hand(hand_model, CAMERA, root_m=(x, 0, 0.5), is_right=x > 0) for x in (-0.1, 0.1)]
-    for extension in MESH_FORMATS:
-        path = tmp_path / f"both.{extension}"
-        save_meshes(hands, hand_model, path)
-        mesh = trimesh.load(path, force="mesh", process=False)
-        assert len(mesh.vertices) == 2 * len(hand_model.template_m)
-        assert len(mesh.faces) == 2 * len(hand_model.faces)
-
-
-# The open hand
-
-
-def test_the_open_hand_is_valid(hand_model: HandModel) -> None:
-    assert check_model(hand_model) == []
-    assert hand_model.id.startswith("open-hand")
-    assert np.abs(hand_model.shape_dirs).max(axis=(0, 1)).min() > 0, "a beta without effect"
-    assert np.abs(hand_model.mean_pose).max() > 0
-
-
-def test_the_open_hand_is_one_surface_with_one_hole(hand_model: HandModel) -> None:
-    faces = hand_model.faces
-    assert set(faces.ravel()) == set(range(len(hand_model.template_m))), "vertices that no face uses"
-    directed = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    assert len(np.unique(directed, axis=0)) == len(directed), "neighbours that disagree about the outside, or edges of more than two faces"
-    there = {tuple(edge) for edge in directed}
-    boundary = {start: end for start, end in there if (end, start) not in there}
-    # Following the boundary from anywhere comes back after all of it: one loop, the wrist's.
-    start = vertex = next(iter(boundary))
-    steps = 0
-    while steps == 0 or vertex != start:
-        vertex = boundary[vertex]
-        steps += 1
-    assert steps == len(boundary)
-
-
-def test_the_open_hand_has_the_size_of_an_adults(hand_model: HandModel) -> None:
-    joints_m = hand_model.joints(hand_model.template_m)
-    length_mm = 1e3 * np.linalg.norm(joints_m[JOINTS.index("middle_tip")] - joints_m[JOINTS.index("wrist")])
-    assert 155 < length_mm < 215, f"wrist to middle tip is {length_mm:.0f} mm"
-    width_mm = 1e3 * np.linalg.norm(joints_m[JOINTS.index("index_mcp")] - joints_m[JOINTS.index("little_mcp")])
-    assert 45 < width_mm < 90, f"knuckles span {width_mm:.0f} mm"
-
-
-@pytest.mark.parametrize("is_right", [True, False])
-def test_faces_look_outwards_on_either_side(hand_model: HandModel, is_right: bool) -> None:
-    vertices_m = hand_model.template_m if is_right else mirror_points(hand_model.template_m)
-    assert signed_volume_m3(vertices_m, hand_model.faces_for(is_right)) > 5e-5
-    assert signed_volume_m3(vertices_m, hand_model.faces_for(not is_right)) < -5e-5
-
-
-def test_the_open_hand_is_a_right_one(hand_model: HandModel) -> None:
-    # Bent fingers tell palm from back: towards the palm, a right hand's thumb is to the left when its fingers point up.
-    joints_m = hand_model.joints(skin(hand_model, hand_model.mean_rotmats(), np.zeros(10, np.float32)))
-
-    def at(name: str) -> np.ndarray:
-        return joints_m[JOINTS.index(name)]
-
-    up = at("middle_mcp") - at("wrist")
-    towards_thumb = at("index_mcp") - at("little_mcp")
-    curl = sum(at(f"{finger}_tip") - at(f"{finger}_mcp") - up for finger in ("index", "middle", "ring", "little"))
-    palm = np.cross(towards_thumb, up)
-    assert curl @ palm > 0
-
-
-def test_posing_the_open_hand_keeps_its_bones(hand_model: HandModel) -> None:
-    rotmats, _ = random_pose((8,), angle_rad=0.3)
-    rest_m = hand_model.joint_regressor @ hand_model.template_m
-    posed_m = hand_model.joint_regressor @ skin(hand_model, rotmats.astype(np.float32), np.zeros((8, 10), np.float32))
-    for child, parent in enumerate(MANO_PARENTS):
-        if parent < 0:
-            continue
-        rest_mm = 1e3 * np.linalg.norm(rest_m[child] - rest_m[parent])
-        posed_mm = 1e3 * np.linalg.norm(posed_m[:, child] - posed_m[:, parent], axis=-1)
-        # Joints are regressed from a soft surface, so bones give a little, but not more than that.
-        assert np.abs(posed_mm - rest_mm).max() < 6, f"{MANO_JOINTS[child]}: {rest_mm:.1f} mm became {posed_mm.round(1)}"

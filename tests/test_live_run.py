@@ -40,6 +40,8 @@ def model():
         faces=np.arange(24).reshape(8, 3),
         tip_vertices=np.arange(16, 21),
         mean_pose=np.zeros((15, 3)),
+        pose_components=np.zeros((0, 45)),
+        beta_names=tuple(f"b{k}" for k in range(10)),
     )
 
 

@@ -12,7 +12,7 @@ from handmesh.geometry.camera import camera_from_fov, project
 from handmesh.geometry.crop import resize_camera
 from handmesh.hand_model import HandModel
 from handmesh.records import Camera, Hand
-from handmesh.render.overlay import draw_mask, draw_overlay, vertex_normals
+from handmesh.render.overlay import draw_mask, draw_overlay
 
 pytest.importorskip("open3d")
 
@@ -41,7 +41,7 @@ def plate(hand: Hand, depth_m: float, low_px: tuple[float, float], high_px: tupl
     vertices_m = np.concatenate([(pixels - (camera.cx, camera.cy)) / (camera.fx, camera.fy), np.ones((4, 1))], axis=1) * depth_m
     faces = np.array([[0, 2, 1], [0, 3, 2]], np.int32)
     empty = np.zeros(0)
-    model = HandModel("plate", vertices_m, empty, empty, empty, empty, faces, empty, empty)
+    model = HandModel("plate", vertices_m, empty, empty, empty, empty, faces, empty, empty, empty, ())
     return replace(hand, vertices_m=vertices_m), model
 
 
@@ -178,10 +178,3 @@ def test_big_pictures_show_the_same_hand(hand_model: HandModel, make_hand: MakeH
     assert difference < 3
     shifted = np.abs(np.roll(drawn, 1, axis=1) - expected)[expected.std(axis=-1) > 2].mean()
     assert shifted > 1.5 * difference
-
-
-def test_vertex_normals_of_a_sphere_point_outwards() -> None:
-    trimesh = pytest.importorskip("trimesh")
-    sphere = trimesh.creation.icosphere(subdivisions=3)
-    normals = vertex_normals(np.asarray(sphere.vertices), np.asarray(sphere.faces))
-    np.testing.assert_allclose(normals, sphere.vertices, atol=0.02)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,9 @@ class HandModel:
         faces: (F, 3) vertex indices, counter-clockwise from outside.
         tip_vertices: (5,) fingertip vertices, thumb to little.
         mean_pose: (15, 3) rotation vectors in radians of the relaxed hand, relative to the template's pose.
+        pose_components: (K, 45) principal components of the finger joints' rotation vectors about the mean pose
+            (MANO's `hands_components`); K is 0 for a model that has none.
+        beta_names: what each of the 10 betas changes.
     """
 
     id: str
@@ -39,6 +44,45 @@ class HandModel:
     faces: np.ndarray
     tip_vertices: np.ndarray
     mean_pose: np.ndarray
+    pose_components: np.ndarray
+    beta_names: tuple[str, ...]
+
+    @staticmethod
+    def from_smplx(layer: Any, model_id: str = "mano-right") -> HandModel:
+        """The model in a `smplx.MANO` or `smplx.MANOLayer`; see `smplx_bridge.from_smplx`."""
+        from handmesh.hand_model.smplx_bridge import from_smplx
+
+        return from_smplx(layer, model_id)
+
+    def to_smplx(self, **options: Any) -> Any:
+        """This model as a `smplx.MANO`; see `smplx_bridge.to_smplx`."""
+        from handmesh.hand_model.smplx_bridge import to_smplx
+
+        return to_smplx(self, **options)
+
+    @cached_property
+    def rest_joints_m(self) -> np.ndarray:
+        """(16, 3) joints of the template."""
+        return self.joint_regressor @ self.template_m
+
+    @cached_property
+    def joint_shape_dirs(self) -> np.ndarray:
+        """(16, 3, 10) metres that a beta moves each joint."""
+        return (self.joint_regressor @ self.shape_dirs.reshape(len(self.template_m), -1)).reshape(-1, *self.shape_dirs.shape[1:])
+
+    @cached_property
+    def _blend_dirs(self) -> np.ndarray:
+        """(145, 3 V) offsets of betas, then pose features, all x before all y before all z."""
+        dirs = np.concatenate([self.shape_dirs, self.pose_dirs], axis=2)
+        return np.ascontiguousarray(dirs.transpose(2, 1, 0).reshape(dirs.shape[2], -1))
+
+    @cached_property
+    def _weights_t(self) -> np.ndarray:
+        return np.ascontiguousarray(self.skin_weights.T)
+
+    @cached_property
+    def _template_t(self) -> np.ndarray:
+        return np.ascontiguousarray(self.template_m.T).ravel()
 
     def astype(self, dtype: type) -> HandModel:
         """The same model with floating-point arrays of another precision."""
@@ -93,13 +137,26 @@ def chain_joints(joints_m: np.ndarray, rotmats: np.ndarray) -> tuple[np.ndarray,
     Returns:
         World rotations (..., 16, 3, 3) and posed joints (..., 16, 3).
     """
-    world_rotmats, world_joints = [rotmats[..., 0, :, :]], [joints_m[..., 0, :]]
-    for child in range(1, len(MANO_JOINTS)):
-        parent = MANO_PARENTS[child]
-        bone_m = joints_m[..., child, :] - joints_m[..., parent, :]
-        world_rotmats.append(world_rotmats[parent] @ rotmats[..., child, :, :])
-        world_joints.append(world_joints[parent] + (world_rotmats[parent] @ bone_m[..., None])[..., 0])
-    return np.stack(world_rotmats, axis=-3), np.stack(world_joints, axis=-2)
+    world_rotmats, world_joints_m = np.empty_like(rotmats), np.empty(rotmats.shape[:-1], np.result_type(joints_m, rotmats))
+    world_rotmats[..., 0, :, :], world_joints_m[..., 0, :] = rotmats[..., 0, :, :], joints_m[..., 0, :]
+    for children, parents in _LEVELS:
+        bones_m = joints_m[..., children, :] - joints_m[..., parents, :]
+        above = world_rotmats[..., parents, :, :]
+        world_rotmats[..., children, :, :] = above @ rotmats[..., children, :, :]
+        world_joints_m[..., children, :] = world_joints_m[..., parents, :] + (above @ bones_m[..., None])[..., 0]
+    return world_rotmats, world_joints_m
+
+
+def _levels() -> list[tuple[list[int], list[int]]]:
+    """(joints, their parents) from the palm outwards: all joints of one level move at once."""
+    levels, above = [], {0}
+    while children := [joint for joint, parent in enumerate(MANO_PARENTS) if parent in above]:
+        levels.append((children, [MANO_PARENTS[joint] for joint in children]))
+        above = set(children)
+    return levels
+
+
+_LEVELS = _levels()
 
 
 def skin(model: HandModel, rotmats: np.ndarray, betas: np.ndarray) -> np.ndarray:
@@ -112,17 +169,23 @@ def skin(model: HandModel, rotmats: np.ndarray, betas: np.ndarray) -> np.ndarray
     Returns:
         (..., V, 3) vertices in metres, in the model's frame: the wrist joint stays where the shape puts it.
     """
-    batch = rotmats.shape[:-3]
-    shaped_m, joints_m = shape_hand(model, betas)
-    features = (rotmats[..., 1:, :, :] - np.eye(3, dtype=rotmats.dtype)).reshape(*batch, -1)
-    correctives = features @ model.pose_dirs.reshape(-1, features.shape[-1]).T
-    rest_m = shaped_m + correctives.reshape(*batch, *model.template_m.shape)
+    batch, v = rotmats.shape[:-3], len(model.template_m)
+    rotmats, betas = rotmats.reshape(-1, 16, 3, 3), betas.reshape(-1, 10)
+    n = len(rotmats)
+    # Coordinate by coordinate, (N, 3, V): every step is one matrix product or runs along the vertices.
+    features = (rotmats[:, 1:] - np.eye(3, dtype=rotmats.dtype)).reshape(n, 135)
+    offsets_m = np.concatenate([betas, features], axis=1) @ model._blend_dirs
+    rest_m = (model._template_t + offsets_m).reshape(n, 3, v)
 
+    joints_m = model.rest_joints_m + (betas @ model.joint_shape_dirs.reshape(-1, 10).T).reshape(n, 16, 3)
     world_rotmats, posed_joints_m = chain_joints(joints_m, rotmats)
-    offsets_m = posed_joints_m - (world_rotmats @ joints_m[..., None])[..., 0]
-    transforms = np.concatenate([world_rotmats, offsets_m[..., None]], axis=-1)
-    blended = (model.skin_weights @ transforms.reshape(*batch, 16, 12)).reshape(*batch, -1, 3, 4)
-    return (blended[..., :3] @ rest_m[..., None])[..., 0] + blended[..., 3]
+    shifts_m = posed_joints_m - (world_rotmats @ joints_m[..., None])[..., 0]
+    transforms = np.concatenate([world_rotmats, shifts_m[..., None]], axis=-1).reshape(n, 16, 12)
+    blended = (transforms.transpose(0, 2, 1).reshape(-1, 16) @ model._weights_t).reshape(n, 3, 4, v)
+    posed_m = blended[:, :, 3]
+    for axis in range(3):
+        posed_m = posed_m + blended[:, :, axis] * rest_m[:, None, axis]
+    return np.ascontiguousarray(posed_m.transpose(0, 2, 1)).reshape(*batch, v, 3)
 
 
 def skin_at(model: HandModel, params: HandParams, root_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,12 +221,15 @@ def check_model(model: HandModel) -> list[str]:
         "faces": (len(model.faces), 3),
         "tip_vertices": (len(JOINTS) - len(MANO_JOINTS),),
         "mean_pose": (15, 3),
+        "pose_components": (len(model.pose_components), 45),
     }
     faults = [
         f"{name} is {getattr(model, name).shape}, expected {shape}"
         for name, shape in expected.items()
         if getattr(model, name).shape != shape
     ]
+    if len(model.beta_names) != 10:
+        faults.append(f"beta_names are {len(model.beta_names)}, expected 10")
     if faults:
         return faults
     faults = [f"{name} holds values that are not finite" for name in expected if not np.isfinite(getattr(model, name)).all()]
