@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from handmesh.geometry.camera import project, unproject
+from handmesh.hand_model.meshfile import vertex_normals
 from handmesh.records import Camera, Hand
 
 if TYPE_CHECKING:
@@ -140,15 +141,6 @@ def _light(vertices_m: np.ndarray, normals: np.ndarray, is_right: bool) -> np.nd
     rgb = skin * (0.22 + 0.36 * facing + 0.50 * key) + 0.20 * (1 - facing) ** 3 + 0.10 * key**16
     alpha = np.ones_like(facing)
     return (OPACITY * np.concatenate([255 * np.clip(rgb, 0, 1), alpha], axis=-1)).astype(np.float32)
-
-
-def vertex_normals(vertices_m: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(V, 3) unit normals, the mean of the triangles around a vertex weighted by their area; 0 for a vertex without any."""
-    a, b, c = (vertices_m[faces[:, corner]] for corner in range(3))
-    face_normals = np.cross(b - a, c - a)
-    sums = [np.bincount(faces.ravel(), np.repeat(face_normals[:, axis], 3), len(vertices_m)) for axis in range(3)]
-    normals = np.stack(sums, axis=-1)
-    return (normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-20)).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,132 @@
+"""Draws the pictures in docs/open_hand/: named poses, what each beta does, three people.
+
+    python tools/draw_open_hand.py OUTDIR [HAND_MODEL]
+
+HAND_MODEL is "open" unless it is named; people are drawn for the open hand's betas.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from handmesh.hand_model import HandModel, load_hand_model
+from handmesh.hand_model.articulation import POSES, Anatomy, angles_to_rotmats
+from handmesh.hand_model.population import Sex, sample_betas
+from handmesh.hand_model.skinning import shape_hand, skin
+from handmesh.render.portrait import SKIN_RGB, Frame, caption, crop_white, draw_portrait, grid
+from handmesh.skeleton import JOINTS
+from handmesh.wholefile import replacing
+
+SHOWN_POSES = ("rest", "fist", "point", "pinch", "spread", "thumbs_up", "ok")
+COLOURS = 256
+FULL_RED_MM = 6.0
+
+
+def posed(model: HandModel, pose: str, betas: np.ndarray) -> np.ndarray:
+    """(V, 3) metres."""
+    return skin(model, angles_to_rotmats(Anatomy.of(model), POSES[pose].angles_deg()), betas)
+
+
+def draw_poses(model: HandModel) -> np.ndarray:
+    """Rows are views, columns poses, all at one scale."""
+    hands_m = [posed(model, pose, np.zeros(10)) for pose in SHOWN_POSES]
+    frame = Frame.around(hands_m)
+    views = {"palm": "palm", "back": "back", "thumb": "thumb side"}
+    rows = [crop_white([draw_portrait(hand_m, model.faces, view, frame, 285) for hand_m in hands_m], axes=[0]) for view in views]
+    columns = []
+    for pose, cells in zip(SHOWN_POSES, zip(*rows, strict=True), strict=True):
+        tall = max(cell.shape[0] for cell in cells)
+        padded = [np.pad(cell, ((tall - cell.shape[0], 0), (0, 0), (0, 0)), constant_values=255) for cell in cells]
+        words = [f"{pose.replace('_', ' ')}, {view}" for view in views.values()]
+        columns.append([caption(cell, each) for cell, each in zip(crop_white(padded, axes=[1], margin_px=12), words, strict=True)])
+    return np.concatenate([np.concatenate(column) for column in columns], axis=1)
+
+
+def draw_betas(model: HandModel) -> np.ndarray:
+    """Two betas a row, each from two sides at -2, 0 and +2; redder where the skin is farther from the mean hand's."""
+    values = (-2, 0, 2)
+    mean_m = posed(model, "rest", np.zeros(10))
+    hands_m = [posed(model, "rest", value * np.eye(10)[beta]) for beta in range(10) for value in values]
+    frame = Frame.around(hands_m, margin=1.02)
+    colours = [moved_rgb(hand_m, mean_m) for hand_m in hands_m]
+    # Cut alike over all betas, so that they can be compared.
+    by_view = [
+        crop_white([draw_portrait(hand_m, model.faces, view, frame, 220, rgb) for hand_m, rgb in zip(hands_m, colours, strict=True)])
+        for view in ("palm", "thumb")
+    ]
+    blocks = []
+    for beta, name in enumerate(model.beta_names):
+        cells = [
+            caption(cells[beta * len(values) + i], f"{value:+d}" if value else "0", 22)
+            for cells in by_view
+            for i, value in enumerate(values)
+        ]
+        blocks.append(caption(grid([cells]), f"beta {beta}: {name.replace('_', ' ')}", 30))
+    whole = grid([blocks[row : row + 2] for row in range(0, len(blocks), 2)], gap_px=14)
+    return caption(whole, f"red: how far the skin is from the mean hand's, full red from {FULL_RED_MM:g} mm on", 30)
+
+
+def moved_rgb(hand_m: np.ndarray, mean_m: np.ndarray) -> np.ndarray:
+    """(V, 3) skin that turns red with the distance from the mean hand."""
+    share = np.clip(1e3 * np.linalg.norm(hand_m - mean_m, axis=1, keepdims=True) / FULL_RED_MM, 0, 1)
+    return (1 - share) * np.array(SKIN_RGB) + share * np.array([0.85, 0.16, 0.12])
+
+
+def draw_shapes(model: HandModel) -> np.ndarray:
+    people = {
+        "woman, 5th percentile": percentile_betas(model, "female", 5),
+        "mean of all adults": np.zeros(10),
+        "man, 95th percentile": percentile_betas(model, "male", 95),
+    }
+    hands_m = [posed(model, "rest", betas) for betas in people.values()]
+    frame = Frame.around(hands_m)
+    by_view = [
+        crop_white([draw_portrait(hand_m, model.faces, view, frame, 290) for hand_m in hands_m]) for view in ("palm", "back", "thumb")
+    ]
+    blocks = []
+    for index, (words, betas) in enumerate(people.items()):
+        length_mm, breadth_mm = measures_mm(model, betas)
+        text = f"{words}: wrist to tip {length_mm:.0f} mm, knuckles {breadth_mm:.0f} mm"
+        blocks.append(caption(grid([[cells[index] for cells in by_view]]), text, 30))
+    return grid([blocks], gap_px=10)
+
+
+def measures_mm(model: HandModel, betas: np.ndarray) -> tuple[float, float]:
+    """Joint to joint: wrist to middle fingertip, and index to little knuckle."""
+    joints_m = model.joints(shape_hand(model, betas)[0])
+    wrist, tip, index, little = (joints_m[JOINTS.index(name)] for name in ("wrist", "middle_tip", "index_mcp", "little_mcp"))
+    return 1e3 * float(np.linalg.norm(tip - wrist)), 1e3 * float(np.linalg.norm(index - little))
+
+
+def percentile_betas(model: HandModel, sex: Sex, percentile: float) -> np.ndarray:
+    """(10,) the mean of those near a percentile of hand length in their sex."""
+    crowd = sample_betas(np.random.default_rng(0), sex, 2000)
+    lengths_mm = np.array([measures_mm(model, betas)[0] for betas in crowd])
+    near = np.abs(np.argsort(np.argsort(lengths_mm)) - percentile / 100 * len(crowd)) < 0.01 * len(crowd)
+    return crowd[near].mean(axis=0)
+
+
+def save_small(image: np.ndarray, path: Path) -> None:
+    """A png with a palette: a third of the bytes."""
+    with replacing(path) as temporary:
+        Image.fromarray(image).quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE).save(temporary, optimize=True)
+    print(f"{path}: {image.shape[1]} x {image.shape[0]} px, {path.stat().st_size / 1e3:.0f} kB")
+
+
+def main(arguments: Sequence[str]) -> None:
+    if not 1 <= len(arguments) <= 2:
+        sys.exit("usage: python tools/draw_open_hand.py OUTDIR [HAND_MODEL]")
+    folder = Path(arguments[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    model = load_hand_model(*arguments[1:])
+    for name, draw in (("poses", draw_poses), ("betas", draw_betas), ("shapes", draw_shapes)):
+        save_small(draw(model), folder / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
