@@ -8,14 +8,14 @@ import pytest
 from handmesh.errors import UserError
 from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import load_hand_model
-from handmesh.hand_model.articulation import Anatomy
+from handmesh.hand_model.articulation import Anatomy, angles_to_rotmats
 from handmesh.hand_model.skinning import skin_at
 from handmesh.records import HandParams
 from handmesh.skeleton import FINGERS, FROM_MANO_AND_TIPS, JOINTS, MANO_JOINTS
 from handmesh.synthetic import raster
 from handmesh.synthetic.config import PoseMixture, SynthConfig
 from handmesh.synthetic.light import irradiance, load_panoramas
-from handmesh.synthetic.poses import HandAngles, angles_to_rotmats, random_rotation, sample_orientation, sample_pose
+from handmesh.synthetic.poses import HandAngles, random_rotation, sample_orientation, sample_pose
 from handmesh.synthetic.scene import place_root, presence_of, render_sample
 from handmesh.synthetic.surface import (
     FOREARM_PART,
@@ -132,13 +132,13 @@ def test_sampled_hands_stay_within_anatomy(surface):
 def test_flexion_brings_fingertips_to_the_palm(surface):
     anatomy: Anatomy = surface.anatomy
     flat = HandAngles(np.zeros(4), np.zeros(4), np.zeros(4), np.zeros(4), np.zeros(5))
-    bent = HandAngles(np.full(4, 70.0), np.full(4, 90.0), np.full(4, 50.0), np.zeros(4), np.array([20, 10, 0, 40, 40.0]))
-    assert angles_to_rotmats(anatomy, flat) == pytest.approx(np.broadcast_to(np.eye(3), (16, 3, 3)))
+    bent = HandAngles(np.full(4, 70.0), np.full(4, 90.0), np.full(4, 50.0), np.zeros(4), np.array([20, 20, 0, 40, 40.0]))
+    assert angles_to_rotmats(anatomy, flat.joint_angles()) == pytest.approx(np.broadcast_to(np.eye(3), (16, 3, 3)))
     zero = np.zeros(10, np.float32)
     palm_m = anatomy.joints_m[MANO_JOINTS.index("middle_mcp")] * 0.6 + np.array([0.0, -0.02, 0.0])
     far = []
     for angles in (flat, bent):
-        params = HandParams(angles_to_rotmats(anatomy, angles).astype(np.float32), zero, np.ones(3), 1.0, 1.0)
+        params = HandParams(angles_to_rotmats(anatomy, angles.joint_angles()).astype(np.float32), zero, np.ones(3), 1.0, 1.0)
         root = anatomy.joints_m[MANO_JOINTS.index("middle_mcp")]
         joints_m = skin_at(surface.model, params, root)[1]
         far.append(np.linalg.norm(joints_m[[JOINTS.index(f"{finger}_tip") for finger in FINGERS]] - palm_m, axis=1))
@@ -160,11 +160,11 @@ def test_meshes_face_outwards(surface):
     assert _signed_volume(ball.vertices_m - centre, ball.faces) == pytest.approx(4 / 3 * np.pi * 0.1 * 0.2 * 0.3, rel=0.2)
     can = cylinder_mesh(centre, axes, rgb, row)
     assert _signed_volume(can.vertices_m - centre, can.faces) == pytest.approx(np.pi * 0.1 * 0.2 * 0.6, rel=0.1)
-    template, skin_tone = surface.model.template_m, sample_skin(np.random.default_rng(0))
+    template, skin_tone = surface.drawn.template_m, sample_skin(np.random.default_rng(0))
     arm = forearm_mesh(surface, template, skin_tone, ForearmShape(0.25, 1.3, np.zeros(3)), np.eye(3), FOREARM_PART)
     # Hand and arm together are closed: each directed edge has its opposite.
     merged = np.concatenate([template, arm.vertices_m])
-    faces = np.concatenate([surface.model.faces, arm.faces + len(template)])
+    faces = np.concatenate([surface.drawn.faces, arm.faces + len(template)])
     same = {len(template) + k: int(v) for k, v in enumerate(surface.loop)}
     edges = {(same.get(int(f[i]), int(f[i])), same.get(int(f[(i + 1) % 3]), int(f[(i + 1) % 3]))) for f in faces for i in range(3)}
     assert all((b, a) in edges for a, b in edges)

@@ -55,7 +55,7 @@ class DemoCommand:
     model: Path | None = None
     """Network: an ONNX file from handmesh-export; without it, the one that comes with the package."""
     hand_model: str = "open"
-    """Hand model: "open", or the path of an npz; the one that the network was trained with."""
+    """Hand model: "open", "mano" (after handmesh-mano import), or the path of an npz; the one that the network was trained with."""
     runtime: Runtime = "openvino"
     """What runs the network."""
     precision: Precision = "f32"

@@ -153,8 +153,8 @@ def _ease(t: float) -> float:
 
 def _person(surface: HandSurface, tone: Skin, cloth: Cloth, moment: _Moment, is_right: bool) -> list:
     """Hand, forearm and sleeve of one side, placed by the middle knuckle."""
-    vertices_m = skin(surface.model, moment.rotmats, np.zeros(10, np.float32))
-    knuckle = (surface.model.joint_regressor @ vertices_m)[MANO_JOINTS.index("middle_mcp")]
+    vertices_m = skin(surface.drawn, moment.rotmats, np.zeros(10, np.float32))
+    knuckle = (surface.drawn.joint_regressor @ vertices_m)[MANO_JOINTS.index("middle_mcp")]
     vertices_m = vertices_m - knuckle
     shape = ForearmShape(0.3, 1.5, np.array([0.0, 0.0, 0.12]))
     meshes = [

@@ -39,7 +39,7 @@ class SynthCommand:
         seed: other seeds give other pictures.
         size: side of a picture in pixels, a multiple of 4.
         hdri: folder of equirectangular .hdr panoramas for light and backgrounds; procedural ones without it.
-        hand_model: "open", or the path of a hand model's npz.
+        hand_model: "open", "mano" (after handmesh-mano import), or the path of a hand model's npz.
         workers: processes; 0 for one a core.
         sheet: also write a contact sheet of the first pictures, with and without labels, to this PNG.
     """

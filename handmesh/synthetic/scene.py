@@ -145,9 +145,8 @@ def _hand_scene(
     model, size = surface.model, config.size_px
     rotmats = sample_pose(rng, surface.anatomy, config.poses)
     rotmats[0] = sample_orientation(rng, config.frontal_share)
-    betas = np.clip(rng.normal(0, 0.9, 10), -2.5, 2.5).astype(np.float32)
-    vertices_m = skin(model, rotmats, betas)
-    joints_m = model.joints(vertices_m)
+    betas = np.clip(rng.normal(0, 1, 10), -2.5, 2.5).astype(np.float32)
+    joints_m = model.joints(skin(model, rotmats, betas))
     around_m = joints_m - joints_m[ROOT]
     shift = rng.normal(0, config.offset_sd, 2)
     if rng.random() < config.strayed_share:
@@ -158,8 +157,8 @@ def _hand_scene(
     nearest_px = _NEAREST_HAND_M * size / (padding * float(np.ptp(around_m[:, :2], axis=0).max()))
     focal_px = float(np.float32(max(focal_px, nearest_px)))
     root_m = place_root(around_m, focal_px, size, padding, shift)
-    vertices_m = vertices_m - joints_m[ROOT] + root_m
-    joints_m = model.joints(vertices_m)
+    vertices_m = skin(surface.drawn, rotmats, betas) - joints_m[ROOT] + root_m
+    joints_m = joints_m - joints_m[ROOT] + root_m
     label["rotmats"], label["betas"], label["root_m"], label["focal_px"] = rotmats, betas, root_m, focal_px
     label["keypoints_px"] = joints_m[:, :2].astype(np.float64) / joints_m[:, 2:] * focal_px + (size - 1) / 2
 
@@ -283,10 +282,9 @@ def _second_hand(
     rng: np.random.Generator, surface: HandSurface, config: SynthConfig, middle_m: np.ndarray, extent_m: float, tone: Skin
 ) -> list[Mesh]:
     """Another hand, mostly a left one of the same person, beside, over or under the first."""
-    model = surface.model
     rotmats = sample_pose(rng, surface.anatomy, config.poses)
     rotmats[0] = sample_orientation(rng, config.frontal_share)
-    vertices_m = skin(model, rotmats, np.clip(rng.normal(0, 0.9, 10), -2, 2).astype(np.float32))
+    vertices_m = skin(surface.drawn, rotmats, np.clip(rng.normal(0, 0.9, 10), -2, 2).astype(np.float32))
     vertices_m = vertices_m - vertices_m.mean(axis=0)
     angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.55, 1.1) * extent_m
     centre = middle_m + np.array([np.cos(angle) * far, np.sin(angle) * far, rng.normal(0, 0.08)])

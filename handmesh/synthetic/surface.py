@@ -9,6 +9,7 @@ import numpy as np
 from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.articulation import Anatomy
+from handmesh.hand_model.assets import load_dense_twin
 from handmesh.skeleton import FINGERS, MANO_JOINTS
 from handmesh.synthetic import raster
 
@@ -73,15 +74,17 @@ class HandSurface:
     """What the renderer works out once per hand model.
 
     Attributes:
-        model: f32.
+        model: f32, the one whose parameters and joints are the labels.
+        drawn: f32, the one that is drawn: its dense twin, where it has one.
         anatomy: for poses.
-        loop: (L,) vertices of the open wrist, in the order in which the forearm goes on.
-        parts: (V,) u8, the joint that moves each vertex most, plus one.
+        loop: (L,) drawn vertices of the open wrist, in the order in which the forearm goes on.
+        parts: (V,) u8, the joint that moves each drawn vertex most, plus one.
         detail: (F, G, G, 4) f32 masks of `raster.DETAIL_CHANNELS` on every triangle.
         noise: (64, 64, 64) f32 periodic noise, mean 0, deviation 1.
     """
 
     model: HandModel
+    drawn: HandModel
     anatomy: Anatomy
     loop: np.ndarray
     parts: np.ndarray
@@ -92,9 +95,10 @@ class HandSurface:
     def of(model: HandModel) -> HandSurface:
         """Work it out: about a second."""
         model = model.astype(np.float32)
+        drawn = load_dense_twin(model)
         anatomy = Anatomy.of(model)
-        parts = (np.argmax(model.skin_weights, axis=1) + 1).astype(np.uint8)
-        return HandSurface(model, anatomy, wrist_loop(model.faces), parts, skin_detail(model, anatomy), periodic_noise())
+        parts = (np.argmax(drawn.skin_weights, axis=1) + 1).astype(np.uint8)
+        return HandSurface(model, drawn, anatomy, wrist_loop(drawn.faces), parts, skin_detail(drawn, anatomy), periodic_noise())
 
 
 def wrist_loop(faces: np.ndarray) -> np.ndarray:
@@ -147,14 +151,27 @@ def skin_detail(model: HandModel, anatomy: Anatomy) -> np.ndarray:
     def spread(values: np.ndarray) -> np.ndarray:
         return np.einsum("gk,fkc->fgc", weights, values[model.faces]).reshape(-1, values.shape[1])
 
-    points, normal, skin = spread(model.template_m), spread(normals), spread(model.skin_weights)
-    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    masks = skin_masks(spread(model.template_m), spread(normals), spread(model.skin_weights), model.template_m, anatomy)
+    detail = masks.reshape(-1, grid, grid, 4).astype(np.float32)
+    return np.concatenate([detail, detail.swapaxes(1, 2)])
+
+
+def skin_masks(points: np.ndarray, normal: np.ndarray, skin: np.ndarray, template_m: np.ndarray, anatomy: Anatomy) -> np.ndarray:
+    """(N, 4) masks 0..1 of palm, nail, crease and knuckle (`assets.MASKS`) at points of the surface at rest.
+
+    Args:
+        points: (N, 3) metres.
+        normal: (N, 3) outward, of any length.
+        skin: (N, 16) skinning weights there.
+        template_m: (V, 3) the whole hand.
+    """
+    normal = normal / np.linalg.norm(normal, axis=1, keepdims=True)
     nail, crease, knuckle = np.zeros(len(points)), np.zeros(len(points)), np.zeros(len(points))
     # How far a point's normal faces the soft side of the segment that moves it.
     pads = np.where(np.arange(16)[:, None] == 0, [[0.0, -1.0, 0.0]], anatomy.pads)
     facing = np.einsum("pj,jc,pc->p", skin, pads, normal)
     # The forearm has no palm's colour: it fades over the last centimetres before the wrist.
-    palm = _smoothstep(-0.15, 0.45, facing) * _smoothstep(0.0, 0.028, model.template_m[:, 0].max() - points[:, 0])
+    palm = _smoothstep(-0.15, 0.45, facing) * _smoothstep(0.0, 0.028, template_m[:, 0].max() - points[:, 0])
     for number, finger in enumerate(FINGERS):
         first = MANO_JOINTS.index("thumb_cmc" if finger == "thumb" else f"{finger}_mcp")
         own = skin[:, first : first + 3].sum(axis=1)
@@ -183,14 +200,13 @@ def skin_detail(model: HandModel, anatomy: Anatomy) -> np.ndarray:
                 side = offset @ anatomy.flexion_axes[joint]
                 back = (normal @ anatomy.pads[joint]) < -0.25
                 width = 0.8 * np.abs(side[(own > 0.9) & (along > 0.3 * length)]).max()
-                shape = ((along / length - 0.70) / 0.27) ** 4 + (side / width) ** 4
+                shape = ((along / length - 0.67) / 0.30) ** 4 + (side / width) ** 4
                 on = own * back * (1 - _smoothstep(0.75, 1.05, shape))
                 nail = np.maximum(nail, on)
                 rim = np.exp(-(((shape - 1.0) / 0.25) ** 2)) * back * own
                 crease = np.maximum(crease, 0.5 * rim * (along > 0.3 * length))
     crease = np.maximum(crease, _palm_lines(points, anatomy) * palm * _smoothstep(0.3, 0.7, normal[:, 1] * -1))
-    detail = np.stack([palm, nail, np.clip(crease, 0, 1), knuckle], axis=1).reshape(-1, grid, grid, 4).astype(np.float32)
-    return np.concatenate([detail, detail.swapaxes(1, 2)])
+    return np.stack([palm, nail, np.clip(crease, 0, 1), knuckle], axis=1)
 
 
 def _palm_lines(points: np.ndarray, anatomy: Anatomy) -> np.ndarray:
@@ -277,7 +293,7 @@ def skin_material(rng: np.random.Generator, tone: float) -> np.ndarray:
 
 def hand_mesh(surface: HandSurface, vertices_m: np.ndarray, skin: Skin, is_labelled: bool = True) -> Mesh:
     """A posed hand in the camera."""
-    model = surface.model
+    model = surface.drawn
     count = len(vertices_m)
     faces = np.ascontiguousarray(model.faces, dtype=np.int32)
     detail = np.arange(len(faces), dtype=np.int32)
@@ -329,7 +345,7 @@ def forearm_mesh(
         R_camera_hand: (3, 3) of the wrist.
         part: label of its vertices.
     """
-    rest = surface.model.template_m
+    rest = surface.drawn.template_m
     loop = surface.loop
     border = vertices_m[loop]
     middle = border.mean(axis=0)
@@ -371,7 +387,7 @@ def sleeve_mesh(
     rings = middle + centre[:, None] + scale[:, None, None] * np.einsum("rij,lj->rli", rotations[nearest], offsets)
     # The opening: a ring on the skin closes the cloth towards the hand.
     inner = middle + centre[:1, None] + girth[0] * np.einsum("rij,lj->rli", rotations[nearest[:1]], offsets)
-    texture = surface.model.template_m[surface.loop][None] + where[:, None, None] * np.array([1.0, 0, 0])
+    texture = surface.drawn.template_m[surface.loop][None] + where[:, None, None] * np.array([1.0, 0, 0])
     return _tube(np.concatenate([inner, rings]), np.concatenate([texture[:1], texture]), cloth.rgb, cloth.material, part)
 
 

@@ -133,7 +133,7 @@ class TrainCommand:
     out: Path = Path("runs/train")
     """Folder of the checkpoint (last.pt) and the numbers (metrics.csv)."""
     hand_model: str = "open"
-    """'open', or the path of the npz of the hand model that the pictures were rendered with."""
+    """'open', 'mano', or the path of the npz of the hand model that the pictures were rendered with."""
     precision: Precision = "bf16"
     """bf16: autocast; the weights stay f32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -142,7 +142,7 @@ class TrainCommand:
     validate_every_pictures: int = 50_000
     save_every_minutes: float = 5.0
     init_from: Path | None = None
-    """A checkpoint whose averaged weights start this training, with a fresh schedule."""
+    """A checkpoint whose averaged weights start this training, with a fresh schedule; it may be for another hand model."""
     resume: bool = False
     """Go on with out/last.pt."""
     model: ModelConfig = field(default_factory=ModelConfig)

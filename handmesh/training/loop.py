@@ -66,7 +66,7 @@ def train(command: TrainCommand, folders: ShardFolders | None = None) -> Path:
     net.start_at(hand_model)
     layer = HandLayer(hand_model).to(fabric.device)
     if command.init_from is not None:
-        load_weights(net, _load_for(hand_model, command.init_from).ema, f"'{command.init_from}'")
+        load_weights(net, load_checkpoint(command.init_from).ema, f"'{command.init_from}'")
     optimizer = torch.optim.AdamW(decay_groups(net, command.schedule.weight_decay), lr=command.schedule.learning_rate)
     average = copy.deepcopy(net).eval().requires_grad_(False).to(fabric.device)
     fabric_net, fabric_optimizer = fabric.setup(net, optimizer)

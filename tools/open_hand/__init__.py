@@ -1,0 +1,1 @@
+"""How the open hand is made; `tools/build_open_hand.py` runs it."""
