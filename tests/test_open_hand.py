@@ -312,7 +312,7 @@ def test_pinch_and_ok_bring_thumb_and_index_together(model: HandModel) -> None:
 @pytest.mark.parametrize("name", POSES)
 def test_no_pose_shown_reaches_into_itself(model: HandModel, name: str) -> None:
     _, depths_mm = self_penetration_mm(posed(model, POSES[name].angles_deg()), model.faces)
-    assert depths_mm.size == 0 or depths_mm.max() < 2.1, f"{depths_mm.max():.1f} mm"
+    assert depths_mm.size == 0 or depths_mm.max() <= 2.0, f"{depths_mm.max():.1f} mm"
 
 
 def test_self_penetration_is_measured(coarse: HandModel) -> None:

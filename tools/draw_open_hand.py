@@ -1,8 +1,6 @@
-"""Draws the pictures in docs/open_hand/: named poses, what each beta does, three people.
+"""Draws the pictures in docs/open_hand/: named poses, what each beta does, three people, the dense twin and its masks.
 
-    python tools/draw_open_hand.py OUTDIR [HAND_MODEL]
-
-HAND_MODEL is "open" unless it is named; people are drawn for the open hand's betas.
+python tools/draw_open_hand.py OUTDIR
 """
 
 from __future__ import annotations
@@ -11,11 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.hand_model.articulation import POSES, Anatomy, angles_to_rotmats
+from handmesh.hand_model.assets import MASKS, load_surface_detail
 from handmesh.hand_model.population import Sex, sample_betas
 from handmesh.hand_model.skinning import shape_hand, skin
 from handmesh.render.portrait import SKIN_RGB, Frame, caption, crop_white, draw_portrait, grid
@@ -25,6 +25,8 @@ from handmesh.wholefile import replacing
 SHOWN_POSES = ("rest", "fist", "point", "pinch", "spread", "thumbs_up", "ok")
 COLOURS = 256
 FULL_RED_MM = 6.0
+# Palm, nail, crease, knuckle.
+MASK_RGB = ((0.86, 0.36, 0.33), (0.25, 0.45, 0.90), (0.10, 0.10, 0.10), (0.25, 0.65, 0.30))
 
 
 def posed(model: HandModel, pose: str, betas: np.ndarray) -> np.ndarray:
@@ -111,6 +113,24 @@ def percentile_betas(model: HandModel, sex: Sex, percentile: float) -> np.ndarra
     return crowd[near].mean(axis=0)
 
 
+def draw_dense() -> np.ndarray:
+    """The dense twin's skin, the same with its masks in colours, and its texture coordinates over the texture's square."""
+    model, detail = load_hand_model("open-dense"), load_surface_detail()
+    colours = np.tile(SKIN_RGB, (len(model.template_m), 1))
+    for mask, rgb in zip(detail.masks.T[..., None], MASK_RGB, strict=True):
+        colours = colours * (1 - 0.8 * mask) + 0.8 * mask * np.array(rgb)
+    frame = Frame.around([model.template_m])
+    cells = [draw_portrait(model.template_m, model.faces, view, frame, 380, rgb) for rgb in (None, colours) for view in ("palm", "back")]
+    close = Frame(model.template_m[model.tip_vertices[2]] + np.array([0.022, 0.0, 0.0]), 0.07)
+    cells.append(draw_portrait(model.template_m, model.faces, "back", close, 380))
+    corners = (np.clip(detail.uv * (1, -1) + (0, 1), 0, 1) * 379).round().astype(np.int32)[detail.uv_faces]
+    texture = np.full((380, 380, 3), 255, np.uint8)
+    cv2.polylines(texture, list(corners), True, (90, 90, 90), 1, cv2.LINE_AA)
+    words = ["palm", "back", f"masks: {', '.join(MASKS[::2])}", f"masks: {', '.join(MASKS[1::2])}", "nails", "texture coordinates"]
+    captioned = [caption(cell, each) for cell, each in zip([*cells, texture], words, strict=True)]
+    return grid([captioned[:3], captioned[3:]])
+
+
 def save_small(image: np.ndarray, path: Path) -> None:
     """A png with a palette: a third of the bytes."""
     with replacing(path) as temporary:
@@ -119,13 +139,14 @@ def save_small(image: np.ndarray, path: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    if not 1 <= len(arguments) <= 2:
-        sys.exit("usage: python tools/draw_open_hand.py OUTDIR [HAND_MODEL]")
+    if len(arguments) != 1:
+        sys.exit("usage: python tools/draw_open_hand.py OUTDIR")
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
-    model = load_hand_model(*arguments[1:])
+    model = load_hand_model("open")
     for name, draw in (("poses", draw_poses), ("betas", draw_betas), ("shapes", draw_shapes)):
         save_small(draw(model), folder / f"{name}.png")
+    save_small(draw_dense(), folder / "dense.png")
 
 
 if __name__ == "__main__":

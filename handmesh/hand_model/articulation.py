@@ -83,7 +83,7 @@ class NamedPose:
         return angles
 
 
-_FOLDED = (FingerPose(88, 104, 78, -1), FingerPose(87, 101, 74, 1), FingerPose(76, 97, 70, 4))
+_FOLDED = (FingerPose(85, 104, 78, -1), FingerPose(87, 101, 74, 1), FingerPose(76, 97, 70, 4))
 POSES = {
     "rest": NamedPose(ThumbPose(), FingerPose(), FingerPose(), FingerPose(), FingerPose()),
     # The normal resting cascade: flexion rises towards the little finger.

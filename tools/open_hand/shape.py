@@ -13,7 +13,7 @@ from open_hand.proportions import HAND_LENGTH_M, Person
 
 BETA_NAMES = (
     *("size", "palm_breadth", "finger_length", "thumb_length", "index_against_ring"),
-    *("little_length", "girth", "palm_thickness", "build", "taper"),
+    *("little_length", "girth", "palm_thickness", "middle_phalanges", "slim_wrist"),
 )
 # One standard deviation at fixed length and breadth of the hand, as a share of what it changes. Index against ring: the
 # ratio of their lengths varies by about 3.4 % between adults (Manning 2002, Digit Ratio), half of it on each. The others

