@@ -91,7 +91,7 @@ POSES = {
         ThumbPose(6, 4, -4, 10, 14), FingerPose(18, 28, 12), FingerPose(22, 32, 14), FingerPose(26, 36, 16, 1), FingerPose(28, 36, 16, 3)
     ),
     "fist": NamedPose(ThumbPose(31, 40, -18, 33, 21), FingerPose(86, 103, 76), *_FOLDED),
-    "point": NamedPose(ThumbPose(37, 40, -19, 25, 16), FingerPose(4, 4, 2, 2), *_FOLDED),
+    "point": NamedPose(ThumbPose(37, 40, -19, 25, 16), FingerPose(9, 5, 3, 2), *_FOLDED),
     "pinch": NamedPose(
         ThumbPose(46, 38, -21, -6, -12),
         FingerPose(72, 34, 22),
