@@ -35,7 +35,7 @@ class HandMeshEstimator:
 
     Args:
         model: an exported network (.onnx); None for the embedded one.
-        hand_model: "open", the path of an npz, or a `HandModel`; must be the one the network was trained with.
+        hand_model: "open", "mano", the path of an npz, or a `HandModel`; must be the one the network was trained with.
         runtime: "openvino" or "onnxruntime".
         precision: "f32" or, with OpenVINO, "bf16".
         max_hands: how many hands are looked for.

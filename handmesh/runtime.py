@@ -121,7 +121,7 @@ def read_network_info(path: Path, hand_model_id: str | None = None) -> NetworkIn
     if hand_model_id is not None and metadata["hand_model"] != hand_model_id:
         raise UserError(
             f"expected a network for the hand model '{hand_model_id}', got one for '{metadata['hand_model']}' in '{path}'; "
-            "choose the --hand-model it was trained with"
+            "choose the --hand-model it was trained with; handmesh-hand fit turns its hands into another model's"
         )
     return NetworkInfo(metadata["hand_model"], metadata["input_size_px"], metadata["variant"], metadata)
 

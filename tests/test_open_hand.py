@@ -142,7 +142,7 @@ def test_the_twins_surface_detail(dense: HandModel) -> None:
     owner[detail.uv_faces.ravel()] = dense.faces.ravel()
     np.testing.assert_array_equal(owner[detail.uv_faces], dense.faces)
     a, b, c = (detail.uv[detail.uv_faces[:, corner]] for corner in range(3))
-    areas = np.cross(b - a, c - a)
+    areas = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
     assert (np.sign(areas) == np.sign(np.median(areas))).mean() > 0.99
 
 
