@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+# Exits are looked for this far from a vertex.
+REACH_M = 0.02
+
 
 def max_mm(a: np.ndarray, b: np.ndarray) -> float:
     """Largest distance between two sets of points in metres, in millimetres."""
@@ -22,7 +25,7 @@ def self_penetration_mm(posed_m: np.ndarray, faces: np.ndarray) -> tuple[np.ndar
     """Vertices that lie inside another part of their own mesh, and how far.
 
     A point just outside of a clean surface has winding number 0; where surfaces overlap it has 1 or more. Depth is the
-    way out through the nearest triangle that is not the vertex's own.
+    way out: to the nearest skin that faces the vertex's own, or to the nearest that is itself outside.
 
     Args:
         posed_m: (V, 3) the mesh.
@@ -36,14 +39,19 @@ def self_penetration_mm(posed_m: np.ndarray, faces: np.ndarray) -> tuple[np.ndar
     normals = _vertex_normals(posed_m, faces)
     outside = posed_m + 1e-4 * normals
     inside = np.flatnonzero(_winding_numbers(outside[:count], posed_m[faces]) > 0.5)
+    corners = posed_m[faces]
+    middles, face_normals = corners.mean(axis=1), _face_normals(corners)
+    near = np.linalg.norm(middles[None] - posed_m[inside, None], axis=-1).min(axis=0, initial=np.inf) < REACH_M
+    is_exposed = np.zeros(len(faces), bool)
+    above = middles[near] + 1e-4 * face_normals[near] / np.linalg.norm(face_normals[near], axis=1, keepdims=True)
+    is_exposed[near] = _winding_numbers(above, corners) < 0.5
     depths = []
     for vertex in inside:
-        far = (faces != vertex).all(axis=1)
-        closest = _closest_points(posed_m[vertex], posed_m[faces[far]])
-        face_normals = _face_normals(posed_m[faces[far]])
-        leaves = np.einsum("fi,fi->f", closest - posed_m[vertex], face_normals) > 0
+        exits = near & (faces != vertex).all(axis=1) & (is_exposed | (face_normals @ normals[vertex] < 0))
+        closest = _closest_points(posed_m[vertex], corners[exits])
+        leaves = np.einsum("fi,fi->f", closest - posed_m[vertex], face_normals[exits]) > 0
         gaps = np.linalg.norm(closest - posed_m[vertex], axis=1)
-        depths.append(1e3 * gaps[leaves].min() if leaves.any() else 0.0)
+        depths.append(1e3 * gaps[leaves].min(initial=REACH_M))
     return inside, np.array(depths)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +28,12 @@ from handmesh.live.sinks import Shot, open_sinks
 from handmesh.live.sources import Frame
 from handmesh.records import Hand
 from handmesh.render import window as window_module
-from handmesh.render.hand_command import MEAN_POSE, ShowCommand, notes, pose_hand
+from handmesh.render.hand_command import MEAN_POSE, ShowCommand, breadth_of_mm, notes, pose_hand
 from handmesh.skeleton import JOINTS, MANO_JOINTS, ROOT
 
 CAMERA = camera_from_fov(640, 480, 65)
+# Longer than a file's name may be.
+LONG = "x" * 300
 
 
 @pytest.fixture
@@ -76,7 +81,25 @@ def test_without_flags_a_picture_and_a_table(run: Callable, hand_model: HandMode
     length_mm = 1e3 * np.linalg.norm(joints_m[JOINTS.index("middle_tip")] - joints_m[JOINTS.index("wrist")])
     said = re.search(r"hand length ([\d.]+) mm", out)
     assert said and abs(float(said[1]) - length_mm) < 0.06
+    # Breadth is taken over the skin: more than from joint to joint.
+    knuckles_mm = 1e3 * np.linalg.norm(joints_m[JOINTS.index("index_mcp")] - joints_m[JOINTS.index("little_mcp")])
+    said = re.search(r"breadth ([\d.]+) mm", out)
+    assert said and knuckles_mm + 10 < float(said[1]) < 1.7 * knuckles_mm
     assert hand_model.id in out and f"wrote hand.png: {width} x {height} px" in out
+
+
+def test_calipers_measure_the_skin_across_the_knuckles(hand_model: HandModel) -> None:
+    # A model twice as broad is twice as broad, thumb or not.
+    betas = np.r_[0.5, 1, np.zeros(8)]
+    breadth_mm = breadth_of_mm(hand_model, betas)
+    scale = np.array([1, 1, 2], np.float32)
+    broad = replace(hand_model, template_m=hand_model.template_m * scale, shape_dirs=hand_model.shape_dirs * scale[:, None])
+    assert breadth_of_mm(broad, betas) == pytest.approx(2 * breadth_mm, rel=1e-4)
+    thumb = hand_model.skin_weights[:, [MANO_JOINTS.index(f"thumb_{joint}") for joint in ("cmc", "mcp", "ip")]].sum(axis=1)
+    away_m = hand_model.template_m + np.where(thumb > 0.3, 0.05, 0)[:, None].astype(np.float32) * np.array([0, 0, 1], np.float32)
+    assert breadth_of_mm(replace(hand_model, template_m=away_m), betas) == pytest.approx(breadth_mm, abs=0.01)
+    nowhere = replace(hand_model, skin_weights=np.eye(16, dtype=np.float32)[np.full(len(thumb), MANO_JOINTS.index("thumb_ip"))])
+    assert breadth_of_mm(nowhere, betas) == 0
 
 
 def test_the_table_holds_the_bones(run: Callable, hand_model: HandModel) -> None:
@@ -127,7 +150,7 @@ def test_angles_and_betas_out_of_the_ordinary_are_drawn_with_a_note(run: Callabl
     assert max_mm(vertices_of(Path("hand.ply")), posed(hand_model, angles_deg, np.r_[0, -4, 3, np.zeros(7)])) < 0.01
 
 
-@pytest.mark.parametrize("pose", POSES)
+@pytest.mark.parametrize("pose", [*POSES, MEAN_POSE])
 def test_named_poses_need_no_note(pose: str, hand_model: HandModel) -> None:
     assert notes(pose_hand(hand_model, ShowCommand(pose=pose))) == []
 
@@ -216,12 +239,22 @@ def test_the_window_shows_the_picture_until_it_is_closed(run: Callable, monkeypa
         (("show", "--angles", "index_pip=bent"), "'bent'"),
         (("show", "--angles", "index_pip=1,index_pip=2"), "twice"),
         (("show", "--betas", "10=1"), "'10'"),
-        (("show", "--betas", "0=nan"), "finite"),
+        *[(("show", "--betas", f"0={value}"), "-20 to 20") for value in ("nan", "inf", "1e300", "1e7", "-20.1")],
+        *[(("show", "--angles", f"index_pip={value}"), "-360 to 360") for value in ("nan", "1e308", "361", "0/-400")],
+        (("show", "--betas", f"{'1' * 5000}=1"), "unknown name"),
         (("show", "--betas", "0=1,00=1"), "twice"),
         (("show", "--views", "pam"), "did you mean 'palm'?"),
         (("show", "--views", ","), "--views"),
         (("show", "--out", "hand.gif"), ".png, .obj, .ply, .glb"),
         (("show", "--out", "nowhere/hand.png"), "make the folder"),
+        (("show", "--out", f"{LONG}/hand.png"), "make the folder"),
+        (("show", "--out", f"{LONG}.png"), "shorter"),
+        (("show", "--hand-model", LONG), "which is no file"),
+        (("show", "--list", "--pose", "fits"), "did you mean 'fist'?"),
+        (("show", "--list", "--betas", "10=1"), "'10'"),
+        (("show", "--list", "--angles", "wrist=3"), "'wrist'"),
+        (("show", "--list", "--views", "pam"), "did you mean 'palm'?"),
+        (("show", "--list", "--out", "hand.gif"), ".png, .obj, .ply, .glb"),
         (("show", "--hand-model", "nothing.npz"), "nothing.npz"),
         (
             (
@@ -232,6 +265,11 @@ def test_the_window_shows_the_picture_until_it_is_closed(run: Callable, monkeypa
         ),
         (("fit",), "--input"),
         (("fit", "--input", "nothing.npz"), "which is not there"),
+        (("fit", "--input", f"{LONG}.npz"), "which is not there"),
+        (("fit", "--input", ""), "got ''"),
+        (("fit", "--input", "hands.npz", "--to", "open", "--out", f"{LONG}.npz"), "shorter"),
+        (("fit", "--input", "hands.npz", "--to", "open", "--out", f"{LONG}/fitted.npz"), "make the folder"),
+        (("fit", "--input", "hands.npz", "--to", LONG), "which is no file"),
         (("fit", "--input", "text.npz"), "text.npz"),
         (("fit", "--input", "text.json"), "does not parse"),
         (("fit", "--input", "text.txt"), ".npz, .json, .jsonl"),
@@ -267,6 +305,115 @@ def test_bad_flags_and_files_are_one_line_and_exit_2(run: Callable, hand_model: 
     (line,) = err.splitlines()
     assert line.startswith("handmesh-hand: error: ") and says in line, line
     assert sorted(Path().iterdir()) == before
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"shape": shape, "fortran_order": False, "descr": "<f8"})
+    return header.getvalue()
+
+
+def save_claim(path: Path, shape: tuple[int, ...]) -> None:
+    """An npz whose header says more than the file holds."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("joints_m.npy", npy_header(shape))
+
+
+def save_altered(path: Path, joints_m: np.ndarray, local_at: int, value: int) -> None:
+    """An npz with two bytes of its first member's local and central headers changed."""
+    np.savez(path, joints_m=joints_m)
+    data = bytearray(path.read_bytes())
+    for mark, at in ((b"PK\x03\x04", local_at), (b"PK\x01\x02", local_at + 2)):
+        start = data.index(mark) + at
+        data[start : start + 2] = value.to_bytes(2, "little")
+    path.write_bytes(data)
+
+
+def save_bare(path: Path, joints_m: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, joints_m)
+
+
+def save_params(path: Path, model: HandModel, scale: float = 1.0, beta: float = 0.0) -> None:
+    np.savez(path, rotmats=scale * model.mean_rotmats()[None], betas=np.full((1, 10), beta))
+
+
+# What is written, which words the refusal has, and flags.
+BAD_FILES: dict[str, tuple[Callable[[Path, np.ndarray, HandModel], object], str, tuple[str, ...]]] = {
+    "nested.json": (lambda path, *_: path.write_text("[" * 100_000), "does not parse", ()),
+    "nested.jsonl": (lambda path, *_: path.write_text("[" * 100_000), "line 1", ()),
+    "digits.json": (lambda path, *_: path.write_text("1" * 10_000), "does not parse", ()),
+    "encrypted.npz": (lambda path, joints_m, _: save_altered(path, joints_m, 6, 1), "cannot be read", ()),
+    "method.npz": (lambda path, joints_m, _: save_altered(path, joints_m, 8, 99), "cannot be read", ()),
+    "claim.npz": (lambda path, *_: save_claim(path, (10**12, 21, 3)), "cannot be read", ()),
+    "many of nothing.npz": (lambda path, *_: save_claim(path, (10**12, 0, 3)), "joints_m (N, 21, 3)", ()),
+    "array.npz": (lambda path, joints_m, _: save_bare(path, joints_m), "a single array", ()),
+    "complex.npz": (lambda path, joints_m, _: np.savez(path, joints_m=joints_m + 0.1j), "complex", ()),
+    "words.npz": (lambda path, joints_m, _: np.savez(path, joints_m=joints_m.astype(str)), "real numbers", ()),
+    "half right.npz": (lambda path, joints_m, _: np.savez(path, joints_m=joints_m, is_right=[0.5]), "true or false", ()),
+    "right 2.npz": (lambda path, joints_m, _: np.savez(path, joints_m=joints_m, is_right=[2]), "true or false", ()),
+    "frame 1.5.npz": (lambda path, joints_m, _: np.savez(path, joints_m=joints_m, frame=[1.5]), "whole numbers", ()),
+    "track nan.npz": (lambda path, joints_m, _: np.savez(path, joints_m=joints_m, track_id=[np.nan]), "finite", ()),
+    "huge.npz": (lambda path, joints_m, _: np.savez(path, joints_m=1e300 * joints_m), "to metres", ()),
+    "zeros.npz": (lambda path, joints_m, _: np.savez(path, joints_m=0 * joints_m), "in one place", ()),
+    "line.npz": (lambda path, joints_m, _: np.savez(path, joints_m=joints_m[..., :1] * [0.6, 0.8, 0]), "on one line", ()),
+    "left.npz": (lambda path, joints_m, _: np.savez(path, joints_m=mirror_points(joints_m)), "add --left", ()),
+    "right.npz": (lambda path, joints_m, _: np.savez(path, joints_m=joints_m), "leave --left out", ("--left",)),
+    "wrong side.npz": (lambda path, joints_m, _: np.savez(path, joints_m=joints_m, is_right=[False]), "mend is_right", ()),
+    "left 70.npz": (
+        lambda path, joints_m, _: np.savez(path, joints_m=np.concatenate([*[joints_m] * 70, mirror_points(joints_m)])),
+        "hand 70 of",
+        (),
+    ),
+    "turns.npz": (lambda path, _, model: save_params(path, model, scale=1e200), "rotations", ("--from", "open")),
+    "mirrors.npz": (lambda path, _, model: save_params(path, model, scale=-1), "rotations", ("--from", "open")),
+    "shrunk.npz": (lambda path, _, model: save_params(path, model, scale=0.9), "rotations", ("--from", "open")),
+    "shape.npz": (lambda path, _, model: save_params(path, model, beta=1e300), "-20 to 20", ("--from", "open")),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_are_one_line_and_exit_2(run: Callable, hand_model: HandModel, name: str) -> None:
+    write, says, flags = BAD_FILES[name]
+    write(Path(name), hand_model.joints(hand_model.template_m.astype(np.float64))[None], hand_model)
+    code, _, err = run("fit", "--input", name, "--to", "open", *flags)
+    assert code == 2
+    (line,) = err.splitlines()
+    assert line.startswith("handmesh-hand: error: ") and says in line, line
+    assert [path.name for path in Path().iterdir()] == [name]
+
+
+def test_a_folder_in_a_folder_is_no_file(run: Callable, hand_model: HandModel) -> None:
+    Path("hands/y.json").mkdir(parents=True)
+    code, _, err = run("fit", "--input", "hands", "--to", "open")
+    assert code == 2 and "holds none" in err
+    np.savez("hands/a.npz", joints_m=hand_model.joints(hand_model.template_m)[None])
+    assert run("fit", "--input", "hands", "--to", "open")[0] == 0
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["hands.json", "hands.jsonl", "hands.npz", "folder"])
+def test_what_may_not_be_read_is_one_line(run: Callable, name: str) -> None:
+    Path(name).mkdir() if name == "folder" else Path(name).touch()
+    Path(name).chmod(0)
+    code, _, err = run("fit", "--input", name, "--to", "open")
+    Path(name).chmod(0o700)
+    assert code == 2 and len(err.splitlines()) == 1 and name in err
+
+
+@pytest.mark.parametrize("name", ["hands.json", "folder"])
+@pytest.mark.parametrize("fault", [PermissionError(13, "Permission denied"), MemoryError()])
+def test_what_cannot_be_read_is_one_line(run: Callable, monkeypatch: pytest.MonkeyPatch, name: str, fault: Exception) -> None:
+    def refuse(_: Path) -> None:
+        raise fault
+
+    Path(name).mkdir() if name == "folder" else Path(name).touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", refuse)
+        patched.setattr(Path, "read_bytes", refuse)
+        code, _, err = run("fit", "--input", name, "--to", "open")
+    assert code == 2 and len(err.splitlines()) == 1 and name in err
 
 
 def test_help_names_every_flag(run: Callable) -> None:

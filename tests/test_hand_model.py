@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -254,6 +255,24 @@ def _with_pickles(model: HandModel, path: Path) -> None:
     np.savez(path, id=model.id, template_m=np.array([{"a": 1}]), tip_vertices=model.tip_vertices, mean_pose=model.mean_pose, **values)
 
 
+def _with_a_member(name: str, member: bytes) -> Callable[[HandModel, Path], None]:
+    def write(model: HandModel, path: Path) -> None:
+        save_hand_model(model, path)
+        with zipfile.ZipFile(path) as whole:
+            kept = {each: whole.read(each) for each in whole.namelist()}
+        with zipfile.ZipFile(path, "w") as changed:
+            for each, data in (kept | {name: member}).items():
+                changed.writestr(each, data)
+
+    return write
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"shape": shape, "fortran_order": False, "descr": "<f8"})
+    return header.getvalue()
+
+
 BROKEN: dict[str, Callable[[HandModel, Path], object]] = {
     "missing key": _without_a_key,
     "wrong shape": lambda model, path: save_hand_model(replace(model, shape_dirs=model.shape_dirs[..., :7]), path),
@@ -264,6 +283,11 @@ BROKEN: dict[str, Callable[[HandModel, Path], object]] = {
     "truncated": _truncated,
     "flipped byte": _with_a_flipped_byte,
     "pickled": _with_pickles,
+    "claims 458 TiB": _with_a_member("template_m.npy", _npy_header((21 * 10**12, 3))),
+    "claims more than counts hold": _with_a_member("template_m.npy", _npy_header((10**30, 3))),
+    "words for numbers": lambda model, path: save_hand_model(replace(model, template_m=model.template_m.astype(str)), path),
+    "complex": lambda model, path: save_hand_model(replace(model, shape_dirs=model.shape_dirs * 1j), path),
+    "faces of floats": lambda model, path: save_hand_model(replace(model, faces=model.faces + 0.5), path),
     "text": lambda _, path: path.write_text("not a hand"),
     "empty": lambda _, path: path.write_bytes(b""),
     "a bare array": lambda _, path: np.save(path.open("wb"), np.zeros(3)),
@@ -281,3 +305,8 @@ def test_broken_files_are_refused_in_one_line(fault: str, tiny_hand_model: HandM
     assert "\n" not in message
     assert "hand.npz" in message
     assert "expected" in message
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(UserError, match="which is no file"):
+        load_hand_model("x" * 300)

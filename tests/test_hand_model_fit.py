@@ -206,24 +206,42 @@ def test_left_hands_are_told(hand_model: HandModel, most_deg: float) -> None:
         fit_pose(hand_model, joints_m)
 
 
-BAD_JOINTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "16 joints": lambda joints_m: joints_m[:16],
-    "pixels": lambda joints_m: joints_m[:, :2],
-    "millimetres": lambda joints_m: 1e3 * joints_m,
-    "centimetres": lambda joints_m: 1e2 * joints_m,
-    "one place": lambda joints_m: joints_m * 0,
-    "not finite": lambda joints_m: np.where(np.arange(21)[:, None] == 7, np.nan, joints_m),
+# Each with a word of what to do about it.
+BAD_JOINTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
+    "16 joints": (lambda joints_m: joints_m[:16], "order"),
+    "pixels": (lambda joints_m: joints_m[:, :2], "order"),
+    "millimetres": (lambda joints_m: 1e3 * joints_m, "to metres"),
+    "centimetres": (lambda joints_m: 1e2 * joints_m, "to metres"),
+    "huge": (lambda joints_m: 1e300 * joints_m, "to metres"),
+    "as large as numbers get": (lambda joints_m: np.sign(joints_m) * 1.7e308, "to metres"),
+    "zeros": (lambda joints_m: joints_m * 0, "in one place"),
+    "one place": (lambda joints_m: joints_m * 0 + 0.3, "in one place"),
+    "one line": (lambda joints_m: joints_m[:, :1] * np.array([0.6, 0.0, 0.8]), "on one line"),
+    "complex": (lambda joints_m: joints_m + 0.01j, "real"),
+    "not finite": (lambda joints_m: np.where(np.arange(21)[:, None] == 7, np.nan, joints_m), "finite"),
 }
 
 
 @pytest.mark.parametrize("fault", BAD_JOINTS)
+@pytest.mark.filterwarnings("error")
 def test_bad_joints_are_refused_in_one_line(fault: str, hand_model: HandModel) -> None:
-    joints_m = hand_model.joints(hand_model.template_m)
+    change, says = BAD_JOINTS[fault]
     with pytest.raises(UserError, match="expected") as caught:
-        fit_pose(hand_model, BAD_JOINTS[fault](joints_m))
-    assert "\n" not in str(caught.value)
+        fit_pose(hand_model, change(hand_model.joints(hand_model.template_m).astype(np.float64)))
+    assert "\n" not in str(caught.value) and says in str(caught.value)
+
+
+@pytest.mark.parametrize("joint_sd_mm", [0.0, -1.0, np.inf, np.nan])
+def test_a_deviation_is_positive_and_finite(joint_sd_mm: float, hand_model: HandModel) -> None:
     with pytest.raises(UserError, match="joint_sd_mm"):
-        fit_pose(hand_model, joints_m, joint_sd_mm=0.0)
+        fit_pose(hand_model, hand_model.joints(hand_model.template_m), joint_sd_mm=joint_sd_mm)
+
+
+@pytest.mark.parametrize("fit_shape", [True, False])
+@pytest.mark.parametrize("betas", [np.full(10, np.nan), np.zeros(9), np.zeros((2, 10))])
+def test_betas_to_start_from_are_checked(betas: np.ndarray, fit_shape: bool, hand_model: HandModel) -> None:
+    with pytest.raises(UserError, match=r"expected.*betas"):
+        fit_pose(hand_model, hand_model.joints(hand_model.template_m), betas=betas, fit_shape=fit_shape)
 
 
 def test_the_joints_are_the_models_in_freihands_order(hand_model: HandModel) -> None:

@@ -339,6 +339,12 @@ def test_the_path_is_printed(data_folder: Path, monkeypatch: pytest.MonkeyPatch,
     assert Path(capsys.readouterr().out.strip()).parent == data_folder
 
 
+def test_nothing_follows_path(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assert run_command(monkeypatch, "path", "extra") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and len(said.err.splitlines()) == 1 and "'extra'" in said.err
+
+
 def test_help(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     assert run_command(monkeypatch, "--help") == 0
     assert "MANO_RIGHT.pkl" in capsys.readouterr().out

@@ -163,6 +163,10 @@ BAD_POSES: dict[str, Callable[[HandModel], object]] = {
     "too many components": lambda model: pose_to_pca(model, np.zeros(45), 46),
     "no component": lambda model: pose_to_pca(model, np.zeros(45), 0),
     "a model without components": lambda model: pca_to_pose(replace(model, pose_components=np.zeros((0, 45))), np.zeros(6)),
+    "one PCA coefficient without a list": lambda model: pca_to_pose(model, np.array(3.0)),
+    "one coefficient as a pose": lambda model: pose_to_rotmats(model, np.zeros(3), np.array(3.0), use_pca=True),
+    "K of another shape": lambda model: freihand_to_params(model, random_freihand(1)[0], np.zeros((4, 3))),
+    "3 entries of 2 cameras": lambda model: freihand_to_params(model, random_freihand(3)[0], random_freihand(2)[1]),
     "62 numbers": lambda model: freihand_to_params(model, np.zeros(62), np.eye(3)),
     "no scale": lambda model: freihand_to_params(model, np.zeros(61), np.eye(3)),
     "behind the camera": lambda model: params_to_freihand(
@@ -249,6 +253,26 @@ def test_entries_of_one_camera_share_its_intrinsics(mano_sized_model: HandModel)
     together = freihand_to_params(mano_sized_model, entries, K[0])
     np.testing.assert_allclose(together.root_m[2], freihand_to_params(mano_sized_model, entries[2], K[0]).root_m)
     np.testing.assert_allclose(params_to_freihand(mano_sized_model, together, K[0]), entries, atol=1e-9)
+
+
+def test_an_entry_seen_by_many_cameras_is_many_hands(mano_sized_model: HandModel) -> None:
+    entries, K = random_freihand(4)
+    together = freihand_to_params(mano_sized_model, entries[0], K)
+    assert (together.rotmats.shape, together.betas.shape, together.root_m.shape) == ((4, 16, 3, 3), (4, 10), (4, 3))
+    for index in range(4):
+        alone = freihand_to_params(mano_sized_model, entries[0], K[index])
+        for name in ("rotmats", "betas", "root_m"):
+            np.testing.assert_array_equal(getattr(together, name)[index], getattr(alone, name))
+    np.testing.assert_allclose(params_to_freihand(mano_sized_model, together, K), np.tile(entries[0], (4, 1)), atol=1e-9)
+    one = freihand_to_params(mano_sized_model, entries[0], K[0])
+    assert params_to_freihand(mano_sized_model, one, K).shape == (4, 61)
+    together.betas[0] = 0
+
+
+def test_a_model_without_components_says_so(mano_sized_model: HandModel) -> None:
+    model = replace(mano_sized_model, pose_components=np.zeros((0, 45)))
+    with pytest.raises(UserError, match=f"'{model.id}'.* no components"):
+        pca_to_pose(model, np.zeros(6))
 
 
 # Either side in the camera

@@ -124,6 +124,8 @@ def test_the_dense_twin_has_the_same_joints_betas_and_poses(coarse: HandModel, d
     assert max_mm(joints[0], joints[1]) < 1e-3
     assert max_mm(shaped[0][:, coarse.tip_vertices], shaped[1][:, dense.tip_vertices]) < 1e-3
     np.testing.assert_array_equal(coarse.mean_pose, dense.mean_pose)
+    angles = np.random.default_rng(1).uniform(*limits_deg(), (20, 15, 3))
+    np.testing.assert_allclose(*(angles_to_rotmats(Anatomy.of(model), angles) for model in (coarse, dense)), atol=1e-6)
     # Posed, every coarse vertex lies on or near the dense skin.
     for pose in ("relaxed", "fist"):
         a, b = (posed(model, POSES[pose].angles_deg()) for model in (coarse, dense))
@@ -186,12 +188,9 @@ def test_joints_lie_inside_their_finger(model: HandModel) -> None:
         assert 0.003 < distance.min() < 0.02, name
 
 
-def test_joints_are_exact_under_any_shape(model: HandModel) -> None:
-    # Ten thousand people: joints are the same averages of everybody's vertices, so a bone's length is linear in betas
-    # along its finger, and fingers stay straight.
-    betas = np.random.default_rng(1).normal(0, 1, (200, 10))
-    vertices_m, joints_m = shape_hand(model, betas)
-    assert max_mm(joints_m, np.einsum("jv,nvc->njc", model.joint_regressor, vertices_m)) < 1e-6
+def test_joints_stay_in_line_under_any_shape(model: HandModel) -> None:
+    # Two hundred people: wherever the same averages of their vertices lie, fingers stay straight.
+    joints_m = shape_hand(model, np.random.default_rng(1).normal(0, 1, (200, 10)))[1]
     for finger in LONG_FINGERS:
         first = FIRST_JOINTS[finger]
         mcp, pip, dip = joints_m[:, first], joints_m[:, first + 1], joints_m[:, first + 2]
@@ -306,7 +305,8 @@ def test_pinch_and_ok_bring_thumb_and_index_together(model: HandModel) -> None:
     tips = [JOINTS.index("thumb_tip"), JOINTS.index("index_tip")]
     for name in ("pinch", "ok"):
         a, b = model.joints(posed(model, POSES[name].angles_deg()))[tips]
-        assert 1e3 * np.linalg.norm(a - b) < 22, name
+        # Between the very tips; their pads, which meet, lie before them.
+        assert 1e3 * np.linalg.norm(a - b) < 16, name
 
 
 @pytest.mark.parametrize("name", POSES)
@@ -315,18 +315,18 @@ def test_no_pose_shown_reaches_into_itself(model: HandModel, name: str) -> None:
     assert depths_mm.size == 0 or depths_mm.max() <= 2.0, f"{depths_mm.max():.1f} mm"
 
 
-def test_self_penetration_is_measured(coarse: HandModel) -> None:
+def test_self_penetration_is_measured(model: HandModel) -> None:
     angles = POSES["fist"].angles_deg()
     angles[FIRST_JOINTS["thumb"] - 1] = 40, -30, 0
-    _, depths_mm = self_penetration_mm(posed(coarse, angles), coarse.faces)
-    assert depths_mm.max() > 4, "a thumb pushed through the fist is not noticed"
+    _, depths_mm = self_penetration_mm(posed(model, angles), model.faces)
+    assert depths_mm.max() > 6, "a thumb pushed through the fist is not noticed"
 
 
 @pytest.mark.parametrize("finger", FINGERS)
-@pytest.mark.parametrize("bent", [(0,), (1,), (2,), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("bent", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)])
 def test_fingers_keep_their_volume(model: HandModel, finger: str, bent: tuple[int, ...]) -> None:
     if finger == "thumb" and 0 in bent:
-        pytest.skip("the thumb's first joint lies in the palm: its flesh is the thenar's")
+        pytest.skip("the thumb's first joint moves the thenar, which has no border with the palm: see the next test")
     first = FIRST_JOINTS[finger]
     own = model.skin_weights[:, first : first + 3].sum(axis=1)
     faces = model.faces[(own[model.faces] > 0.5).all(axis=1)]
@@ -335,7 +335,17 @@ def test_fingers_keep_their_volume(model: HandModel, finger: str, bent: tuple[in
         angles = np.zeros((15, 3))
         angles[[first - 1 + k for k in bent], FLEXION] = angle_deg
         change = signed_volume_m3(*_only(posed(model, angles), faces)) / rest - 1
-        assert abs(change) < 0.08, f"{100 * change:.1f} % at {angle_deg} degrees"
+        assert abs(change) < 0.06, f"{100 * change:.1f} % at {angle_deg} degrees"
+
+
+@pytest.mark.parametrize(("turn", "angles_deg"), [(FLEXION, (-30, 25, 50)), (ABDUCTION, (-40, 20, 40))])
+def test_the_thumbs_root_keeps_the_hands_volume(model: HandModel, turn: int, angles_deg: tuple[int, ...]) -> None:
+    rest = signed_volume_m3(model.template_m, model.faces)
+    for angle_deg in angles_deg:
+        angles = np.zeros((15, 3))
+        angles[FIRST_JOINTS["thumb"] - 1, turn] = angle_deg
+        change = signed_volume_m3(posed(model, angles), model.faces) / rest - 1
+        assert abs(change) < 0.025, f"{100 * change:.1f} % at {angle_deg} degrees"
 
 
 def _only(vertices_m: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from open_hand.source import Source, read_source, sample_adults
 from open_hand.surface import decimate, keep_strongest, regress_joints, straighten_border
 
 from handmesh.geometry.rotation import rotmat_to_rotvec
-from handmesh.hand_model.articulation import FIRST_JOINTS, FLEXION, POSES, Anatomy, angles_to_rotmats, limits_deg
+from handmesh.hand_model.articulation import ABDUCTION, FIRST_JOINTS, FLEXION, POSES, Anatomy, angles_to_rotmats, limits_deg
 from handmesh.hand_model.assets import SurfaceDetail, save_hand_model
 from handmesh.hand_model.meshfile import vertex_normals
 from handmesh.hand_model.skinning import HandModel, chain_joints, check_model
@@ -33,8 +33,9 @@ from handmesh.synthetic.surface import skin_masks
 
 MODEL_ID = "open-hand-2"
 PEOPLE = 300
-# Joints regressed from a posed mesh should be the joints of its skeleton: looked at in these flexions of each finger.
-JOINTS_CHECKED_AT_DEG = ((25, 35, 15), (85, 100, 65), (-15, 0, 0), (10, 90, 60), (80, 10, 5))
+# Joints regressed from a posed mesh should be the joints of its skeleton: looked at in these flexions of every finger,
+# with these abductions of the thumb.
+JOINTS_CHECKED_AT_DEG = (((25, 35, 15), 10), ((85, 100, 65), 40), ((-15, 0, 0), -30), ((10, 90, 60), 40), ((80, 10, 5), 0))
 
 
 def flat_people(source: Source, belongs: np.ndarray) -> list[Person]:
@@ -60,7 +61,7 @@ def build(wheel: Path) -> tuple[HandModel, HandModel, SurfaceDetail]:
     template = fit_template(people[0], weights, ruler)
     shape = shape_space(template, people, weights, ruler)
 
-    anatomy = Anatomy.measure(template.joints, template.tips, template.vertices, weights)
+    anatomy = Anatomy.measure(template.joints, template.tips)
     relaxed = rotmat_to_rotvec(angles_to_rotmats(anatomy, POSES["relaxed"].angles_deg())[1:])
     tips = np.linalg.norm(template.vertices[:, None] - template.tips, axis=-1).argmin(axis=0)
 
@@ -99,9 +100,10 @@ def _moved(model: HandModel, template: Person, shape: Shape, anatomy: Anatomy) -
     """Other shapes and poses of the coarse mesh (N, V, 3), with where the joints then are (N, 16, 3)."""
     vertices = [model.template_m + 2 * model.shape_dirs[..., k] for k in range(len(BETA_NAMES))]
     joints = [template.joints + 2 * shape.joint_dirs[..., k] for k in range(len(BETA_NAMES))]
-    for flexion in JOINTS_CHECKED_AT_DEG:
+    for flexion, thumb_abduction in JOINTS_CHECKED_AT_DEG:
         angles = np.zeros((15, 3))
         angles[:, FLEXION] = np.tile(flexion, 5)
+        angles[FIRST_JOINTS["thumb"] - 1, ABDUCTION] = thumb_abduction
         rotmats = angles_to_rotmats(anatomy, np.clip(angles, *limits_deg()))
         features = (rotmats[1:] - np.eye(3)).ravel()
         vertices.append(reskin(model.template_m + model.pose_dirs @ features, template.joints, model.skin_weights, rotmats))

@@ -18,13 +18,13 @@ from handmesh.hand_model.articulation import POSES, Anatomy, angles_to_rotmats
 from handmesh.hand_model.assets import MASKS, load_surface_detail
 from handmesh.hand_model.population import Sex, sample_betas
 from handmesh.hand_model.skinning import shape_hand, skin
+from handmesh.render.hand_command import breadth_of_mm
 from handmesh.render.portrait import SKIN_RGB, Frame, caption, crop_white, draw_portrait, grid
 from handmesh.skeleton import JOINTS
 from handmesh.wholefile import replacing
 
 SHOWN_POSES = ("rest", "fist", "point", "pinch", "spread", "thumbs_up", "ok")
 COLOURS = 256
-FULL_RED_MM = 6.0
 # Palm, nail, crease, knuckle.
 MASK_RGB = ((0.86, 0.36, 0.33), (0.25, 0.45, 0.90), (0.10, 0.10, 0.10), (0.25, 0.65, 0.30))
 
@@ -50,12 +50,14 @@ def draw_poses(model: HandModel) -> np.ndarray:
 
 
 def draw_betas(model: HandModel) -> np.ndarray:
-    """Two betas a row, each from two sides at -2, 0 and +2; redder where the skin is farther from the mean hand's."""
+    """Two betas a row, each from two sides at -2, 0 and +2; redder where the beta moves the skin more, by its own measure."""
     values = (-2, 0, 2)
     mean_m = posed(model, "rest", np.zeros(10))
     hands_m = [posed(model, "rest", value * np.eye(10)[beta]) for beta in range(10) for value in values]
     frame = Frame.around(hands_m, margin=1.02)
-    colours = [moved_rgb(hand_m, mean_m) for hand_m in hands_m]
+    moved_mm = 1e3 * np.linalg.norm(np.reshape(hands_m, (10, len(values), -1, 3)) - mean_m, axis=-1)
+    full_red_mm = moved_mm.max(axis=(1, 2))
+    colours = [reddened_rgb(share) for share in (moved_mm / full_red_mm[:, None, None]).reshape(len(hands_m), -1)]
     # Cut alike over all betas, so that they can be compared.
     by_view = [
         crop_white([draw_portrait(hand_m, model.faces, view, frame, 220, rgb) for hand_m, rgb in zip(hands_m, colours, strict=True)])
@@ -68,15 +70,14 @@ def draw_betas(model: HandModel) -> np.ndarray:
             for cells in by_view
             for i, value in enumerate(values)
         ]
-        blocks.append(caption(grid([cells]), f"beta {beta}: {name.replace('_', ' ')}", 30))
+        blocks.append(caption(grid([cells]), f"beta {beta}: {name.replace('_', ' ')}, full red at {full_red_mm[beta]:.1f} mm", 30))
     whole = grid([blocks[row : row + 2] for row in range(0, len(blocks), 2)], gap_px=14)
-    return caption(whole, f"red: how far the skin is from the mean hand's, full red from {FULL_RED_MM:g} mm on", 30)
+    return caption(whole, "red: how far the skin is from the mean hand's; full red is each beta's own largest distance", 30)
 
 
-def moved_rgb(hand_m: np.ndarray, mean_m: np.ndarray) -> np.ndarray:
-    """(V, 3) skin that turns red with the distance from the mean hand."""
-    share = np.clip(1e3 * np.linalg.norm(hand_m - mean_m, axis=1, keepdims=True) / FULL_RED_MM, 0, 1)
-    return (1 - share) * np.array(SKIN_RGB) + share * np.array([0.85, 0.16, 0.12])
+def reddened_rgb(share: np.ndarray) -> np.ndarray:
+    """(V, 3) colours between skin, where `share` (V,) is 0, and red, where it is 1."""
+    return (1 - share[:, None]) * np.array(SKIN_RGB) + share[:, None] * np.array([0.85, 0.16, 0.12])
 
 
 def draw_shapes(model: HandModel) -> np.ndarray:
@@ -93,16 +94,16 @@ def draw_shapes(model: HandModel) -> np.ndarray:
     blocks = []
     for index, (words, betas) in enumerate(people.items()):
         length_mm, breadth_mm = measures_mm(model, betas)
-        text = f"{words}: wrist to tip {length_mm:.0f} mm, knuckles {breadth_mm:.0f} mm"
+        text = f"{words}: wrist to tip {length_mm:.0f} mm, breadth {breadth_mm:.0f} mm"
         blocks.append(caption(grid([[cells[index] for cells in by_view]]), text, 30))
     return grid([blocks], gap_px=10)
 
 
 def measures_mm(model: HandModel, betas: np.ndarray) -> tuple[float, float]:
-    """Joint to joint: wrist to middle fingertip, and index to little knuckle."""
+    """Length from the wrist joint to the middle fingertip, and breadth as calipers find it."""
     joints_m = model.joints(shape_hand(model, betas)[0])
-    wrist, tip, index, little = (joints_m[JOINTS.index(name)] for name in ("wrist", "middle_tip", "index_mcp", "little_mcp"))
-    return 1e3 * float(np.linalg.norm(tip - wrist)), 1e3 * float(np.linalg.norm(index - little))
+    wrist, tip = (joints_m[JOINTS.index(name)] for name in ("wrist", "middle_tip"))
+    return 1e3 * float(np.linalg.norm(tip - wrist)), breadth_of_mm(model, betas)
 
 
 def percentile_betas(model: HandModel, sex: Sex, percentile: float) -> np.ndarray:
@@ -123,10 +124,14 @@ def draw_dense() -> np.ndarray:
     cells = [draw_portrait(model.template_m, model.faces, view, frame, 380, rgb) for rgb in (None, colours) for view in ("palm", "back")]
     close = Frame(model.template_m[model.tip_vertices[2]] + np.array([0.022, 0.0, 0.0]), 0.07)
     cells.append(draw_portrait(model.template_m, model.faces, "back", close, 380))
-    corners = (np.clip(detail.uv * (1, -1) + (0, 1), 0, 1) * 379).round().astype(np.int32)[detail.uv_faces]
-    texture = np.full((380, 380, 3), 255, np.uint8)
+    # Drawn large and shrunk: lines of a third of a pixel.
+    side = 3 * 380
+    corners = (np.clip(detail.uv * (1, -1) + (0, 1), 0, 1) * (side - 1)).round().astype(np.int32)[detail.uv_faces]
+    texture = np.full((side, side, 3), 255, np.uint8)
     cv2.polylines(texture, list(corners), True, (90, 90, 90), 1, cv2.LINE_AA)
-    words = ["palm", "back", f"masks: {', '.join(MASKS[::2])}", f"masks: {', '.join(MASKS[1::2])}", "nails", "texture coordinates"]
+    texture = cv2.resize(texture, (380, 380), interpolation=cv2.INTER_AREA)
+    masks = [f"masks: {', '.join(MASKS[::2])}", f"masks: {', '.join(MASKS[1::2])}"]
+    words = ["palm", "back", *masks, "nails", "texture coordinates (islands side by side)"]
     captioned = [caption(cell, each) for cell, each in zip([*cells, texture], words, strict=True)]
     return grid([captioned[:3], captioned[3:]])
 

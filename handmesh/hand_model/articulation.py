@@ -16,6 +16,8 @@ from handmesh.skeleton import FINGERS, MANO_JOINTS
 # The joint nearest the palm of each finger, as an index into MANO_JOINTS.
 FIRST_JOINTS = {finger: MANO_JOINTS.index("thumb_cmc" if finger == "thumb" else f"{finger}_mcp") for finger in FINGERS}
 LONG_FINGERS = FINGERS[1:]
+# On the open hand, between the thinnest direction of its thumb's tip and the direction of the index knuckle.
+THUMB_PAD_FROM_KNUCKLE_DEG = 48.7
 # Out of the palm.
 PALM = np.array([0.0, -1.0, 0.0])
 
@@ -23,13 +25,12 @@ PALM = np.array([0.0, -1.0, 0.0])
 FLEXION, ABDUCTION, TWIST = range(3)
 
 # (lowest, highest) degrees of flexion, abduction and twist from the flat rest pose. Abduction is positive towards the
-# thumb's side for fingers and away from the palm's plane for the thumb. Flexion and extension of the fingers, the thumb's
-# MCP and IP, and the thumb's ranges as a whole: American Academy of Orthopaedic Surgeons, Joint Motion: Method of
-# Measuring and Recording (1965); its CMC is counted here from the rest pose, where the thumb stands about 40 degrees
-# in front of the palm. Sideways motion of the MCPs, and what little they and the CMC twist: as is usual in
-# rigged hands, no published table.
+# thumb's side for fingers and away from the palm's plane for the thumb. Flexion and extension of the fingers and of the
+# thumb's MCP and IP: rounded from the American Academy of Orthopaedic Surgeons, Joint Motion: Method of Measuring and
+# Recording (1965), with some degrees more where fists and hands at rest need them. Sideways motion, twist, and the thumb's
+# CMC, which is counted from the rest pose: choices without a table.
 _MCP = ((-45.0, 90.0), (-25.0, 25.0), (-8.0, 8.0))
-_PIP = ((-8.0, 105.0), (0.0, 0.0), (0.0, 0.0))
+_PIP = ((-8.0, 110.0), (0.0, 0.0), (0.0, 0.0))
 _DIP = ((-10.0, 90.0), (0.0, 0.0), (0.0, 0.0))
 LIMITS_DEG: dict[str, tuple[tuple[float, float], ...]] = {
     **{f"{finger}_{joint}": limits for finger in LONG_FINGERS for joint, limits in (("mcp", _MCP), ("pip", _PIP), ("dip", _DIP))},
@@ -83,14 +84,14 @@ class NamedPose:
         return angles
 
 
-_FOLDED = (FingerPose(85, 104, 78, -1), FingerPose(87, 101, 74, 1), FingerPose(76, 97, 70, 4))
+_FOLDED = (FingerPose(86, 107, 82, -1), FingerPose(87, 104, 80, 1), FingerPose(76, 98, 76, 4))
 POSES = {
     "rest": NamedPose(ThumbPose(), FingerPose(), FingerPose(), FingerPose(), FingerPose()),
     # The normal resting cascade: flexion rises towards the little finger.
     "relaxed": NamedPose(
         ThumbPose(6, 4, -4, 10, 14), FingerPose(18, 28, 12), FingerPose(22, 32, 14), FingerPose(26, 36, 16, 1), FingerPose(28, 36, 16, 3)
     ),
-    "fist": NamedPose(ThumbPose(31, 40, -18, 33, 21), FingerPose(86, 103, 76), *_FOLDED),
+    "fist": NamedPose(ThumbPose(24, 40, -20, 40, 30), FingerPose(87, 106, 80), *_FOLDED),
     "point": NamedPose(ThumbPose(37, 40, -19, 25, 16), FingerPose(9, 5, 3, 2), *_FOLDED),
     "pinch": NamedPose(
         ThumbPose(46, 38, -21, -6, -12),
@@ -106,7 +107,7 @@ POSES = {
         FingerPose(-4, 0, 0, -9),
         FingerPose(-4, 0, 0, -20),
     ),
-    "thumbs_up": NamedPose(ThumbPose(-26, -30, 5, -4, -12), FingerPose(86, 103, 76), *_FOLDED),
+    "thumbs_up": NamedPose(ThumbPose(-26, -30, 5, -4, -12), FingerPose(87, 106, 80), *_FOLDED),
     "ok": NamedPose(
         ThumbPose(38, 24, -14, 0, -14), FingerPose(57, 53, 26), FingerPose(14, 12, 6, 2), FingerPose(6, 8, 4, -5), FingerPose(0, 6, 2, -12)
     ),
@@ -132,18 +133,16 @@ class Anatomy:
     @staticmethod
     def of(model: HandModel) -> Anatomy:
         """Measure a model: long fingers flex towards the palm, the thumb towards its own flat side that faces the fingers."""
-        joints_m = model.joint_regressor @ model.template_m
-        tips_m = model.template_m[model.tip_vertices]
-        return Anatomy.measure(joints_m, tips_m, model.template_m, model.skin_weights)
+        return Anatomy.measure(model.rest_joints_m, model.template_m[model.tip_vertices])
 
     @staticmethod
-    def measure(joints_m: np.ndarray, tips_m: np.ndarray, vertices_m: np.ndarray, skin_weights: np.ndarray) -> Anatomy:
-        """As `of`, from joints (16, 3), tips (5, 3), vertices (V, 3) and weights (V, 16) that are no model yet."""
+    def measure(joints_m: np.ndarray, tips_m: np.ndarray) -> Anatomy:
+        """As `of`, from joints (16, 3) and tips (5, 3) alone: meshes that share them bend alike."""
         axes, pads = np.zeros((16, 3)), np.zeros((16, 3))
         for finger in FINGERS:
             first = FIRST_JOINTS[finger]
             ends = [joints_m[first + 1], joints_m[first + 2], tips_m[FINGERS.index(finger)]]
-            pad = _thumb_pad(vertices_m, skin_weights[:, first + 2], joints_m, tips_m) if finger == "thumb" else PALM
+            pad = _thumb_pad(joints_m, tips_m) if finger == "thumb" else PALM
             for joint, end in zip(range(first, first + 3), ends, strict=True):
                 axis = np.cross(unit(end - joints_m[joint]), pad)
                 axes[joint] = unit(axis)
@@ -196,14 +195,14 @@ def limits_deg() -> tuple[np.ndarray, np.ndarray]:
     return table[..., 0], table[..., 1]
 
 
-def _thumb_pad(vertices_m: np.ndarray, weight: np.ndarray, joints_m: np.ndarray, tips_m: np.ndarray) -> np.ndarray:
-    """A fingertip is wider than thick: its thinnest direction, across the bone, on the side of the other fingers (-z)."""
+def _thumb_pad(joints_m: np.ndarray, tips_m: np.ndarray) -> np.ndarray:
+    """The soft side of the thumb: turned about its last bone from the index knuckle towards the palm."""
     last = FIRST_JOINTS["thumb"] + 2
     along = unit(tips_m[0] - joints_m[last])
-    points = vertices_m[weight > 0.9 * weight.max()] - joints_m[last]
-    points = points - np.outer(points @ along, along)
-    thin = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2][1]
-    return -thin * np.sign(thin[2])
+    knuckle = joints_m[FIRST_JOINTS["index"]] - joints_m[last]
+    across = unit(knuckle - (knuckle @ along) * along)
+    turn = np.radians(THUMB_PAD_FROM_KNUCKLE_DEG)
+    return np.cos(turn) * across + np.sin(turn) * np.cross(along, across)
 
 
 def unit(v: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import tokenize
 import zipfile
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from handmesh.errors import UserError
+from handmesh.errors import UserError, one_line
 from handmesh.hand_model.skinning import HandModel, check_model
 from handmesh.wholefile import replacing
 
@@ -30,8 +31,14 @@ _ARRAYS = (
     *("template_m", "shape_dirs", "pose_dirs", "joint_regressor", "skin_weights"),
     *("faces", "tip_vertices", "mean_pose", "pose_components"),
 )
+_INDICES = ("faces", "tip_vertices")
 _TEXTS = ("id", "beta_names")
 _DETAIL = ("uv", "uv_faces", "masks")
+# What numpy and zipfile raise for files that are broken, encrypted, packed in a way they do not know, or claim to be huge.
+NPZ_FAULTS = (
+    *(OSError, ValueError, TypeError, AttributeError, EOFError, OverflowError, MemoryError, RuntimeError),
+    *(SyntaxError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 # Columns of `SurfaceDetail.masks`.
 MASKS = ("palm", "nail", "crease", "knuckle")
 
@@ -62,11 +69,11 @@ def load_hand_model(name_or_path: str | Path = "open") -> HandModel:
         UserError: no such file, or not a hand model.
     """
     path = {"open": OPEN_HAND, "open-dense": OPEN_HAND_DENSE, "mano": mano_file()}.get(str(name_or_path), Path(name_or_path))
-    if path == mano_file() and not path.is_file():
+    if path == mano_file() and not os.path.isfile(path):
         raise UserError(f"expected MANO in '{path}', which is not there yet; {'; '.join(MANO_MANUAL)}")
     if path.suffix == ".pkl":
         raise UserError(f"expected the path of a hand model's .npz, got '{path}', a pickle; run: handmesh-mano import '{path}'")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(
             f"expected 'open', 'open-dense', 'mano' or a hand model's .npz, got '{name_or_path}', which is no file; see data/README.md"
         )
@@ -80,11 +87,16 @@ def load_hand_model(name_or_path: str | Path = "open") -> HandModel:
                 raise UserError(f"expected a hand model in '{path}', but it has no {', '.join(missing)}; make it with save_hand_model")
             values = {name: arrays[name] for name in _ARRAYS}
             model_id, beta_names = str(arrays["id"]), tuple(str(name) for name in np.atleast_1d(arrays["beta_names"]))
-    except (OSError, ValueError, EOFError, RuntimeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"expected a hand model's .npz, got '{path}', which cannot be read ({error}); make it again") from error
+    except NPZ_FAULTS as error:
+        raise UserError(f"expected a hand model's .npz, got '{path}', which cannot be read ({one_line(error)}); make it again") from error
+    faults = [
+        f"{name} holds {value.dtype}, expected {'indices' if name in _INDICES else 'floating-point numbers'}"
+        for name, value in values.items()
+        if value.dtype.kind not in ("iu" if name in _INDICES else "f")
+    ]
     # Stored in half precision where that costs a few micrometres, computed in single.
     model = HandModel(id=model_id, beta_names=beta_names, **values).astype(np.float32)
-    faults = check_model(model)
+    faults = faults or check_model(model)
     if faults:
         raise UserError(f"expected a hand model in '{path}', but {'; '.join(faults)}; make it again")
     return model
@@ -94,8 +106,10 @@ def load_dense_twin(model: HandModel) -> HandModel:
     """The model with the same parameters and joints and a finer mesh for rendering; itself where there is none."""
     if not model.id.startswith("open-hand-"):
         return model
-    twin = load_hand_model("open-dense")
-    return twin if twin.id == f"{model.id}-dense" else model
+    twin = load_hand_model("open-dense").astype(model.template_m.dtype.type)
+    same = np.allclose(twin.rest_joints_m, model.rest_joints_m, atol=1e-6)
+    same = same and np.allclose(twin.joint_shape_dirs, model.joint_shape_dirs, atol=1e-6)
+    return twin if same and twin.id == f"{model.id}-dense" else model
 
 
 def load_surface_detail() -> SurfaceDetail:

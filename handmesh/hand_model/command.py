@@ -32,10 +32,12 @@ def run_mano(command: ManoCommand) -> None:
     """Do what the command line says.
 
     Raises:
-        UserError: no MANO there, a file that is not MANO's, or a data folder that cannot be written to.
+        UserError: no MANO there, a file that is not MANO's, or a data folder that cannot be written to; a file after `path`.
     """
     target = mano_file()
     if command.action == "path":
+        if command.source is not None:
+            raise UserError(f"expected nothing after 'path', got '{command.source}'; run: handmesh-mano path")
         print(target)
         return
     if command.source is None or not os.path.exists(command.source):

@@ -26,10 +26,29 @@ _MAX_ITERATIONS = 40
 _LEAST_GAIN = 1e-4  # of the cost, in one step; less means there
 _FIRST_DAMPING, _LAST_DAMPING = 1e-3, 1e8
 _PARAMETERS = 3 * len(MANO_JOINTS) + 10 + 3
+# Of a palm's breadth to its length. Hands have 0.4 and more, joints with a centimetre of noise 0.2.
+_LEAST_BREADTH = 0.05
+# Of the model's palm. Less is no unit of length, but rounding.
+_NO_SIZE = 1e-6
 # The joints that a palm holds nearly rigidly.
 _PALM = [WRIST, *(JOINTS.index("thumb_cmc" if finger == "thumb" else f"{finger}_mcp") for finger in FINGERS)]
 # For each of MANO_JOINTS but the wrist, as indices into JOINTS: itself, and the joint or tip at the other end of its bone.
 _ENDS = [(JOINTS.index(name), JOINTS.index(name) + 1) for name in MANO_JOINTS[1:]]
+
+
+class LeftHandError(UserError):
+    """Joints that fit much better mirrored.
+
+    Attributes:
+        hand: which of the hands given, in the order of their flattened batch.
+    """
+
+    def __init__(self, hand: int, count: int) -> None:
+        super().__init__(
+            f"expected joints of right hands, got a left one's (hand {hand} of {count}): they fit much better mirrored; "
+            "mirror them with skinning.mirror_points first"
+        )
+        self.hand = hand
 
 
 def _below() -> np.ndarray:
@@ -89,20 +108,23 @@ def fit_pose(
             more weight.
 
     Raises:
-        UserError: another shape, values that are not finite, not metres, or a left hand's joints.
+        UserError: another shape, values that are not finite, not metres, or no hand's.
+        LeftHandError: a left hand's joints.
     """
+    if np.iscomplexobj(joints_m):
+        raise UserError("expected real joints in metres, got complex numbers; pass their real part")
     joints_m = np.asarray(joints_m, dtype=np.float64)
     if joints_m.shape[-2:] != (len(JOINTS), 3):
         raise UserError(f"expected joints (..., {len(JOINTS)}, 3) in metres, got {joints_m.shape}; their order is skeleton.JOINTS")
     if not np.isfinite(joints_m).all():
         raise UserError(f"expected finite joints, got {np.count_nonzero(~np.isfinite(joints_m))} values that are not; leave such hands out")
-    if not joint_sd_mm > 0:
-        raise UserError(f"expected a positive joint_sd_mm, got {joint_sd_mm}; 0.5 suits the joints of another model")
+    if not 0 < joint_sd_mm < np.inf:
+        raise UserError(f"expected a positive, finite joint_sd_mm, got {joint_sd_mm}; 0.5 suits the joints of another model")
     batch = joints_m.shape[:-2]
-    start = None if betas is None else np.broadcast_to(np.asarray(betas, dtype=np.float64), (*batch, 10)).reshape(-1, 10)
+    start = None if betas is None else _checked_betas(betas, batch).reshape(-1, 10)
     targets_m = joints_m.reshape(-1, len(JOINTS), 3)
     solver = _Solver.of(model, fit_shape, joint_sd_mm)
-    _check_size(solver.joints, targets_m)
+    _check_palms(solver.joints, targets_m)
     parts = [
         solver.solve(targets_m[first : first + _CHUNK], None if start is None else start[first : first + _CHUNK])
         for first in range(0, max(len(targets_m), 1), _CHUNK)
@@ -400,20 +422,39 @@ def _unit(v: np.ndarray) -> np.ndarray:
     return v / np.linalg.norm(v)
 
 
-def _check_size(joints: _JointMap, targets_m: np.ndarray) -> None:
-    """Refuse joints in other units: a hand's palm is within three times the model's."""
+def _checked_betas(betas: np.ndarray, batch: tuple[int, ...]) -> np.ndarray:
+    betas = np.asarray(betas, dtype=np.float64)
+    if not np.isfinite(betas).all():
+        raise UserError(f"expected finite betas, got {np.count_nonzero(~np.isfinite(betas))} values that are not; leave betas out")
+    try:
+        return np.broadcast_to(betas, (*batch, 10))
+    except ValueError as error:
+        raise UserError(f"expected betas (10,) or {(*batch, 10)}, one row a hand, got {betas.shape}; reshape them") from error
+
+
+def _check_palms(joints: _JointMap, targets_m: np.ndarray) -> None:
+    """Refuse joints in other units, for a hand's palm is within three times the model's, and joints that are no hand's."""
 
     def spread(points_m: np.ndarray) -> np.ndarray:
         palms_m = points_m[..., _PALM, :]
         return np.linalg.norm(palms_m - palms_m.mean(axis=-2, keepdims=True), axis=(-2, -1))
 
-    ratios = spread(targets_m) / spread(joints.rest(np.zeros((1, 10)))[0])
-    wrong = np.flatnonzero((ratios < 1 / 3) | (ratios > 3))
+    # Huge numbers overflow, and are refused as such.
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratios = np.nan_to_num(spread(targets_m) / spread(joints.rest(np.zeros((1, 10)))[0]), nan=np.inf, posinf=np.inf)
+    wrong = np.flatnonzero(~((ratios >= 1 / 3) & (ratios <= 3)))
+    if len(wrong) and ratios[wrong[0]] < _NO_SIZE:
+        raise UserError(f"expected joints of hands, got a palm whose joints are all in one place (hand {wrong[0]}); leave such hands out")
     if len(wrong):
         raise UserError(
             f"expected joints of hands in metres, got a palm {ratios[wrong[0]]:.3g} times the model's (hand {wrong[0]}); "
             "convert the joints to metres"
         )
+    palms_m = targets_m[:, _PALM]
+    lengths_m = np.linalg.svd(palms_m - palms_m.mean(axis=1, keepdims=True), compute_uv=False)
+    flat = np.flatnonzero(lengths_m[:, 1] < _LEAST_BREADTH * lengths_m[:, 0])
+    if len(flat):
+        raise UserError(f"expected joints of hands, got a palm whose joints are on one line (hand {flat[0]}); leave such hands out")
 
 
 def _refuse_left_hands(solver: _Solver, targets_m: np.ndarray, betas: np.ndarray | None, costs: np.ndarray) -> None:
@@ -425,7 +466,4 @@ def _refuse_left_hands(solver: _Solver, targets_m: np.ndarray, betas: np.ndarray
     mirrored = solver.solve(mirror_points(targets_m[suspects]), None if betas is None else betas[suspects])[1]
     left = suspects[mirrored < 0.5 * costs[suspects]]
     if len(left):
-        raise UserError(
-            f"expected joints of right hands, got a left one's (hand {left[0]} of {len(targets_m)}): they fit much better mirrored; "
-            "mirror them with skinning.mirror_points first"
-        )
+        raise LeftHandError(int(left[0]), len(targets_m))

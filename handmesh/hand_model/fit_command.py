@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from handmesh.errors import UserError, one_line
-from handmesh.hand_model.assets import load_hand_model
-from handmesh.hand_model.fit import FitResult, fit_pose
+from handmesh.hand_model.assets import NPZ_FAULTS, load_hand_model
+from handmesh.hand_model.fit import FitResult, LeftHandError, fit_pose
 from handmesh.hand_model.skinning import HandModel, mirror_points, skin
 from handmesh.skeleton import JOINTS, ROOT
 from handmesh.wholefile import replacing
@@ -26,6 +25,10 @@ _AT_ONCE = 64
 # Fewer hands than this are done before a bar could be read.
 _BAR_FROM = 200
 _ENDINGS = (".npz", ".json", ".jsonl")
+# Beyond it a shape is no hand's, and far beyond no number's.
+LARGEST_BETA = 20.0
+# Bytes. The usual limit is 255, and a file is first written under a longer name.
+_LONGEST_NAME = 240
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class FitCommand:
     track_id, frame (N,), hand_model.
     """
 
-    input: Path
+    input: Annotated[str, tyro.conf.arg(metavar="PATH")]
     """What handmesh-demo wrote with --save json or npz (a file, or a video's folder of them), or an npz with joints_m (N, 21, 3)."""
     to: str = "mano"
     """Hand model to fit: open, open-dense, mano, or an npz."""
@@ -83,17 +86,23 @@ def run_fit(command: FitCommand) -> None:
     Raises:
         UserError: a file that holds no hands, a hand model that is not there, a place that cannot be written to.
     """
-    hands = read_hands(command.input)
+    if not command.input:
+        raise UserError("expected --input as a file or folder that handmesh-demo --save json,npz wrote, got ''; '.' is the current folder")
+    hands = read_hands(Path(command.input))
     if not len(hands):
         raise UserError(f"expected hands in '{command.input}', which holds none; give another --input")
     if command.left and hands.is_right is not None:
         raise UserError(f"'{command.input}' says which of its hands are left ones; leave --left out")
-    if command.out.suffix != ".npz" or not command.out.parent.is_dir():
-        raise UserError(f"expected --out as an .npz in a folder that exists, got '{command.out}'")
+    if command.out.suffix != ".npz":
+        raise UserError(f"expected --out to end in .npz, got '{command.out}'; choose another name")
+    check_place(command.out)
     is_right = np.full(len(hands), not command.left) if hands.is_right is None else hands.is_right
     model = load_hand_model(command.to)
     targets_m = _targets(hands, is_right, command)
-    result = _fit_with_bar(model, targets_m)
+    try:
+        result = _fit_with_bar(model, targets_m)
+    except LeftHandError as error:
+        raise UserError(_other_side(command, hands, error)) from error
     arrays = _fitted_arrays(model, hands, is_right, result, is_mirrored=command.from_model is None)
     try:
         with replacing(command.out) as temporary:
@@ -102,6 +111,19 @@ def run_fit(command: FitCommand) -> None:
         raise UserError(f"expected to write '{command.out}', but {one_line(error)}; give another --out") from error
     print(residual_summary(result.residual_mm, model.id))
     print(f"wrote {command.out}")
+
+
+def check_place(out: Path) -> None:
+    """Refuse a place before the work whose result could not be written there.
+
+    Raises:
+        UserError: no such folder, or too long a name.
+    """
+    if not os.path.isdir(out.parent):
+        raise UserError(f"expected --out in a folder that exists, got '{out}'; make the folder first")
+    length = len(os.fsencode(out.name))
+    if length > _LONGEST_NAME:
+        raise UserError(f"expected --out with a name of at most {_LONGEST_NAME} bytes, got one of {length}; choose a shorter one")
 
 
 def residual_summary(residual_mm: np.ndarray, model_id: str) -> str:
@@ -124,15 +146,18 @@ def read_hands(path: Path) -> HandArrays:
         path: .npz, .json, .jsonl, or a folder with .npz or .json.
 
     Raises:
-        UserError: nothing there, another format, arrays of other shapes.
+        UserError: nothing there, nothing that may be read, another format, arrays of other shapes.
     """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in _ENDINGS)
+    try:
+        if os.path.isdir(path):
+            files = sorted(file for file in path.iterdir() if file.suffix in _ENDINGS and os.path.isfile(file))
+        elif os.path.isfile(path):
+            files = [path]
+        else:
+            raise UserError(f"expected --input as a file or folder of handmesh-demo --save json,npz, got '{path}', which is not there")
         parts = [each for number, file in enumerate(files) for each in _read_file(file, number)]
-    elif path.is_file():
-        parts = list(_read_file(path, 0))
-    else:
-        raise UserError(f"expected --input as a file or folder that handmesh-demo --save json,npz wrote, got '{path}', which is not there")
+    except (OSError, MemoryError) as error:
+        raise UserError(f"expected to read '{path}', but {one_line(error)}; give another --input") from error
     return _joined(parts, path)
 
 
@@ -152,7 +177,7 @@ def _read_file(path: Path, frame: int) -> Iterator[HandArrays]:
 def _json(text: bytes, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"expected json of handmesh-demo in '{where}', which does not parse: {one_line(error)}") from error
 
 
@@ -174,14 +199,21 @@ def _from_json(value: Any, frame: int, where: str) -> HandArrays:
 
 def _from_npz(path: Path, frame: int) -> HandArrays:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise UserError(
+                f"expected an npz of hands, got '{path}', which holds a single array; save it with np.savez(path, joints_m=...)"
+            )
+        with loaded as arrays:
             columns = {name: arrays[name] for name in _SHAPES if name in arrays}
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except NPZ_FAULTS as error:
         raise UserError(f"expected an npz of hands, got '{path}', which cannot be read ({one_line(error)}); make it again") from error
     if not columns.keys() & {"joints_m", "rotmats"}:
         raise UserError(f"expected joints_m (N, 21, 3), or rotmats and betas, in '{path}', which has neither; write it with --save npz")
     count = len(np.atleast_1d(columns["joints_m" if "joints_m" in columns else "rotmats"]))
-    return _checked({"frame": np.full(count, frame), **columns}, count, str(path))
+    # Last, and without memory of its own: a file may claim any number of hands until the others are checked.
+    columns.setdefault("frame", np.broadcast_to(frame, count))
+    return _checked(columns, count, str(path))
 
 
 def _checked(columns: dict[str, Any], count: int, where: str) -> HandArrays:
@@ -190,14 +222,21 @@ def _checked(columns: dict[str, Any], count: int, where: str) -> HandArrays:
         shape = _SHAPES[name]
         expected = f"{name} ({', '.join(map(str, ('N', *shape)))})"
         try:
-            array = np.asarray(values, _KINDS.get(name, np.float64))
+            array = np.asarray(values)
         except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"expected {expected} in '{where}', which holds something else ({one_line(error)})") from error
+        if array.size and array.dtype.kind not in "biuf":
+            raise UserError(f"expected {expected} in '{where}', got {array.dtype} values; save real numbers")
         if array.shape != (count, *shape) and (count or array.size):
             raise UserError(f"expected {expected} in '{where}', got {array.shape}; write it with handmesh-demo --save npz")
         if not np.isfinite(array).all():
             raise UserError(f"expected finite numbers in '{where}', but {name} holds others; leave such hands out")
-        arrays[name] = array.reshape(count, *shape)
+        with np.errstate(invalid="ignore"):
+            converted = array.astype(_KINDS.get(name, np.float64)).reshape(count, *shape)
+        if name in _KINDS and (converted != array.reshape(converted.shape)).any():
+            kind = "true or false (1 or 0)" if name == "is_right" else "whole numbers"
+            raise UserError(f"expected {name} in '{where}' as {kind}, got others; mend {name}")
+        arrays[name] = converted
     return HandArrays(**arrays)
 
 
@@ -222,11 +261,37 @@ def _targets(hands: HandArrays, is_right: np.ndarray, command: FitCommand) -> np
         return np.where(is_right[:, None, None], hands.joints_m, mirror_points(hands.joints_m))
     if hands.rotmats is None or hands.betas is None:
         raise UserError(f"--from needs rotmats and betas, which '{command.input}' does not have; leave --from out to fit its joints_m")
+    _check_params(hands.rotmats, hands.betas, command.input)
     source = load_hand_model(command.from_model)
     chunks = range(0, len(hands), _AT_ONCE)
     return np.concatenate(
         [source.joints(skin(source, hands.rotmats[first : first + _AT_ONCE], hands.betas[first : first + _AT_ONCE])) for first in chunks]
     )
+
+
+def _check_params(rotmats: np.ndarray, betas: np.ndarray, where: str) -> None:
+    is_turn = (np.abs(rotmats) < 1.01).all(axis=(1, 2, 3))
+    near = np.where(is_turn[:, None, None, None], rotmats, 0)
+    is_turn &= (np.abs(near @ np.swapaxes(near, -1, -2) - np.eye(3)) < 0.01).all(axis=(1, 2, 3))
+    is_turn &= (np.linalg.det(near) > 0).all(axis=1)
+    if not is_turn.all():
+        raise UserError(f"expected rotmats of rotations in '{where}', but those of hand {is_turn.argmin()} are none; mend it")
+    if np.abs(betas).max() > LARGEST_BETA:
+        raise UserError(
+            f"expected betas from {-LARGEST_BETA:g} to {LARGEST_BETA:g} in '{where}', got {np.abs(betas).max():g}; make it again"
+        )
+
+
+def _other_side(command: FitCommand, hands: HandArrays, error: LeftHandError) -> str:
+    """What to do about a hand that fits much better mirrored."""
+    which = f"hand {error.hand} of '{command.input}' fits much better mirrored"
+    if command.from_model is not None:
+        return f"expected a right hand's model with --from, but {which} as '{command.to}'; give another --from or --to"
+    if hands.is_right is not None:
+        return f"expected is_right to say which hands are right ones, but {which}; mend is_right in the file"
+    if command.left:
+        return f"expected joints of left hands, but {which}; leave --left out"
+    return f"expected joints of right hands, but {which}; if all are left hands, add --left; if some are, save is_right (N,) with them"
 
 
 def _fit_with_bar(model: HandModel, targets_m: np.ndarray) -> FitResult:
@@ -237,6 +302,8 @@ def _fit_with_bar(model: HandModel, targets_m: np.ndarray) -> FitResult:
         for first in range(0, len(targets_m), _AT_ONCE):
             try:
                 results.append(fit_pose(model, targets_m[first : first + _AT_ONCE]))
+            except LeftHandError as error:
+                raise LeftHandError(first + error.hand, len(targets_m)) from error
             except UserError as error:
                 # It counts from the first that it was given.
                 raise UserError(f"hands from number {first} on: {error}" if first else str(error)) from error

@@ -91,7 +91,7 @@ def pose_to_rotmats(
     """
     global_orient, hand_pose = np.asarray(global_orient), np.asarray(hand_pose)
     _expect_last_axis("global_orient", global_orient, 3)
-    if use_pca and hand_pose.shape[-1] != 45:
+    if use_pca and hand_pose.shape[-1:] != (45,):
         hand_pose = pca_to_pose(model, hand_pose)
     _expect_last_axis("hand_pose", hand_pose, 45)
     fingers = _mean_or_flat(model, flat_hand_mean) + hand_pose
@@ -125,9 +125,11 @@ def pca_to_pose(model: HandModel, coefficients: np.ndarray) -> np.ndarray:
         (..., 45) offsets from the mean pose, radians.
 
     Raises:
-        UserError: more coefficients than the model has components.
+        UserError: a single number, or more coefficients than the model has components.
     """
     coefficients = np.asarray(coefficients)
+    if not coefficients.ndim:
+        raise UserError(f"expected PCA coefficients (..., K), got the single number {coefficients}; put it in a list")
     return coefficients @ _first_components(model, coefficients.shape[-1])
 
 
@@ -162,18 +164,20 @@ def freihand_to_params(model: HandModel, mano: np.ndarray, K: np.ndarray) -> Fre
     Args:
         model: MANO's right hand; its mean pose counts.
         mano: (..., 61).
-        K: (..., 3, 3) intrinsics in pixels, of `training_K.json`.
+        K: (..., 3, 3) intrinsics in pixels, of `training_K.json`; one camera serves many entries, and one entry many cameras.
 
     Raises:
-        UserError: another number of values, or a scale that is not positive.
+        UserError: another number of values, batches that do not go together, or a scale that is not positive.
     """
     mano, K = np.asarray(mano, dtype=np.float64), np.asarray(K, dtype=np.float64)
     _expect_last_axis("FreiHAND's mano entry", mano, FREIHAND_LENGTH)
+    batch = _shared_batch({"entries": mano.shape[:-1], "K": _camera_batch(K)})
+    mano, K = np.broadcast_to(mano, (*batch, FREIHAND_LENGTH)), np.broadcast_to(K, (*batch, 3, 3))
     uv_px, s = mano[..., 58:60], mano[..., 60:]
     if not (s > 0).all():
         raise UserError(f"expected a positive scale as the last of FreiHAND's 61 numbers, got {s.min():g}; is this entry from *_mano.json?")
-    root_m = np.concatenate([uv_px - K[..., :2, 2], np.broadcast_to(_freihand_focal_px(K), s.shape)], axis=-1) / s
-    return FreiHandParams(pose_to_rotmats(model, mano[..., :3], mano[..., 3:48]), mano[..., 48:58], root_m)
+    root_m = np.concatenate([uv_px - K[..., :2, 2], _freihand_focal_px(K)], axis=-1) / s
+    return FreiHandParams(pose_to_rotmats(model, mano[..., :3], mano[..., 3:48]), mano[..., 48:58].copy(), root_m)
 
 
 def params_to_freihand(model: HandModel, params: FreiHandParams, K: np.ndarray) -> np.ndarray:
@@ -186,15 +190,18 @@ def params_to_freihand(model: HandModel, params: FreiHandParams, K: np.ndarray) 
         (..., 61).
 
     Raises:
-        UserError: a root that is not in front of the camera.
+        UserError: batches that do not go together, or a root that is not in front of the camera.
     """
     K = np.asarray(K, dtype=np.float64)
     depth_m = params.root_m[..., 2:]
     if not (depth_m > 0).all():
         raise UserError(f"expected the root in front of the camera, got a depth of {depth_m.min():g} m; x is right, y down, z forward")
-    s = _freihand_focal_px(K) / depth_m
     global_orient, hand_pose = rotmats_to_pose(model, params.rotmats)
-    return np.concatenate([global_orient, hand_pose, params.betas, params.root_m[..., :2] * s + K[..., :2, 2], s], axis=-1)
+    parts = {"rotmats": global_orient, "betas": params.betas, "root_m": params.root_m}
+    batch = _shared_batch({"K": _camera_batch(K)} | {name: part.shape[:-1] for name, part in parts.items()})
+    s = _freihand_focal_px(K) / depth_m
+    numbers = (global_orient, hand_pose, params.betas, params.root_m[..., :2] * s + K[..., :2, 2], s)
+    return np.concatenate([np.broadcast_to(each, (*batch, each.shape[-1])) for each in numbers], axis=-1)
 
 
 def freihand_points(model: HandModel, params: FreiHandParams) -> tuple[np.ndarray, np.ndarray]:
@@ -245,6 +252,20 @@ def _posed_with_another(model: HandModel, difference: str) -> UserError:
     return UserError(f"expected a hand posed with '{model.id}', got one {difference}; pass the hand model of the estimator")
 
 
+def _camera_batch(K: np.ndarray) -> tuple[int, ...]:
+    if K.shape[-2:] != (3, 3):
+        raise UserError(f"expected intrinsics K (..., 3, 3) in pixels, got {K.shape}; take them from *_K.json")
+    return K.shape[:-2]
+
+
+def _shared_batch(batches: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    try:
+        return np.broadcast_shapes(*batches.values())
+    except ValueError as error:
+        came = ", ".join(f"{name} of {batch}" for name, batch in batches.items())
+        raise UserError(f"expected batches that broadcast together, got {came}; give as many of each, or one") from error
+
+
 def _freihand_focal_px(K: np.ndarray) -> np.ndarray:
     """(..., 1) the one focal length that FreiHAND's root position is made with."""
     return (K[..., 0, 0] + K[..., 1, 1])[..., None] / 2
@@ -257,6 +278,8 @@ def _mean_or_flat(model: HandModel, flat_hand_mean: bool) -> np.ndarray:
 
 def _first_components(model: HandModel, count: int) -> np.ndarray:
     known = len(model.pose_components)
+    if not known:
+        raise UserError(f"expected rotation vectors (use_pca=False) for '{model.id}', got {count} PCA coefficients; it has no components")
     if not 0 < count <= known:
         raise UserError(f"expected 1 to {known} PCA coefficients for '{model.id}', got {count}; use rotation vectors (use_pca=False)")
     return model.pose_components[:count]

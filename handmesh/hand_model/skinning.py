@@ -164,13 +164,14 @@ def skin(model: HandModel, rotmats: np.ndarray, betas: np.ndarray) -> np.ndarray
 
     Args:
         rotmats: (..., 16, 3, 3) parent-relative rotations; identity everywhere gives the template.
-        betas: (..., 10) in standard deviations.
+        betas: (..., 10) in standard deviations; leading axes are broadcast against those of `rotmats`.
 
     Returns:
         (..., V, 3) vertices in metres, in the model's frame: the wrist joint stays where the shape puts it.
     """
-    batch, v = rotmats.shape[:-3], len(model.template_m)
-    rotmats, betas = rotmats.reshape(-1, 16, 3, 3), betas.reshape(-1, 10)
+    batch, v = np.broadcast_shapes(rotmats.shape[:-3], betas.shape[:-1]), len(model.template_m)
+    rotmats = np.broadcast_to(rotmats, (*batch, 16, 3, 3)).reshape(-1, 16, 3, 3)
+    betas = np.broadcast_to(betas, (*batch, 10)).reshape(-1, 10)
     n = len(rotmats)
     # Coordinate by coordinate, (N, 3, V): every step is one matrix product or runs along the vertices.
     features = (rotmats[:, 1:] - np.eye(3, dtype=rotmats.dtype)).reshape(n, 135)
@@ -235,7 +236,7 @@ def check_model(model: HandModel) -> list[str]:
     faults = [f"{name} holds values that are not finite" for name in expected if not np.isfinite(getattr(model, name)).all()]
     for name in ("faces", "tip_vertices"):
         indices = getattr(model, name)
-        if indices.min() < 0 or indices.max() >= v:
+        if indices.min(initial=0) < 0 or indices.max(initial=0) >= v:
             faults.append(f"{name} names vertices outside 0..{v - 1}")
     for name in ("joint_regressor", "skin_weights"):
         if np.abs(getattr(model, name).sum(axis=1) - 1).max() > 1e-3:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -16,9 +15,9 @@ import tyro
 
 from handmesh.config import parse_flags
 from handmesh.errors import UserError, one_line
-from handmesh.hand_model.articulation import LIMITS_DEG, POSES, Anatomy, angles_to_rotmats, rotmats_to_angles
+from handmesh.hand_model.articulation import FIRST_JOINTS, LIMITS_DEG, POSES, Anatomy, angles_to_rotmats, rotmats_to_angles
 from handmesh.hand_model.assets import load_hand_model
-from handmesh.hand_model.fit_command import FitCommand, run_fit
+from handmesh.hand_model.fit_command import LARGEST_BETA, FitCommand, check_place, run_fit
 from handmesh.hand_model.meshfile import MESH_FORMATS, mesh_format, save_mesh
 from handmesh.hand_model.skinning import HandModel, mirror_points, shape_hand, skin
 from handmesh.render.portrait import VIEWS, Frame, caption, draw_portrait, grid, left_view
@@ -31,6 +30,11 @@ _TURNS = ("flexion", "abduction", "twist")
 _VIEW_PX = 400
 # 99.7 % of people are nearer to the mean.
 _COMMON_BETA = 3.0
+_LARGEST_DEG = 360.0
+# From the line of the knuckles to either side.
+_CALIPERS_M = 0.02
+# The mean pose's angles come out of single-precision matrices; nobody sees a hundredth of a degree.
+_LIMIT_TOLERANCE_DEG = 0.01
 
 
 @dataclass(frozen=True)
@@ -107,13 +111,13 @@ def run_show(command: ShowCommand) -> None:
         UserError: an unknown name, a value that is no number, a place that cannot be written to.
     """
     model = load_hand_model(command.hand_model)
-    if command.list:
-        print(names_table(model))
-        return
     views = _parse_views(command.views)
     if command.out is not None:
         _check_out(command.out)
     hand = pose_hand(model, command)
+    if command.list:
+        print(names_table(model))
+        return
     for note in notes(hand):
         print(f"{PROGRAM}: note: {note}", file=sys.stderr)
     print(measures_table(hand))
@@ -147,7 +151,7 @@ def parse_angles(text: str, angles_deg: np.ndarray) -> np.ndarray:
     """Angles (15, 3) with those of a text like "index_pip=60,thumb_cmc=20/10/5,ring_mcp=/5" put in.
 
     Raises:
-        UserError: an unknown joint, one named twice, more than three angles, or one that is no number.
+        UserError: an unknown joint, one named twice, more than three angles, or one that is no number or beyond a full turn.
     """
     angles_deg = angles_deg.copy()
     for name, value in _pairs("--angles", "index_pip=60", text):
@@ -157,7 +161,7 @@ def parse_angles(text: str, angles_deg: np.ndarray) -> np.ndarray:
             raise UserError(f"expected --angles as JOINT=flexion/abduction/twist, got '{name}={value}'; leave some out")
         for turn, part in enumerate(parts):
             if part.strip():
-                angles_deg[MANO_JOINTS.index(joint) - 1, turn] = _number("--angles", name, part)
+                angles_deg[MANO_JOINTS.index(joint) - 1, turn] = _number("--angles", name, part, _LARGEST_DEG)
     return angles_deg
 
 
@@ -165,19 +169,20 @@ def parse_betas(text: str, beta_names: Sequence[str]) -> np.ndarray:
     """(10,) betas of a text like "0=2,palm_breadth=-1"; spaces and hyphens in names may be underscores.
 
     Raises:
-        UserError: an unknown beta, one named twice, or a value that is no number.
+        UserError: an unknown beta, one named twice, or a value that is no number or beyond `LARGEST_BETA`.
     """
     by_name = {_underscored(name): index for index, name in enumerate(beta_names)}
     betas, given = np.zeros(len(beta_names)), set()
     for name, value in _pairs("--betas", "0=2,1=-1", text):
-        if name.isdecimal() and int(name) < len(betas):
+        # Python makes no number of thousands of digits.
+        if name.isdecimal() and len(name) < 10 and int(name) < len(betas):
             index = int(name)
         else:
             index = by_name[_known("--betas", _underscored(name), (*by_name, *map(str, range(len(betas)))))]
         if index in given:
             raise UserError(f"expected each beta once in --betas, got number {index} ({beta_names[index]}) twice; leave one out")
         given.add(index)
-        betas[index] = _number("--betas", name, value)
+        betas[index] = _number("--betas", name, value, LARGEST_BETA)
     return betas
 
 
@@ -186,7 +191,7 @@ def notes(hand: PosedHand) -> list[str]:
     said = []
     for joint, angles_deg in zip(MANO_JOINTS[1:], hand.angles_deg, strict=True):
         for turn, angle, (low, high) in zip(_TURNS, angles_deg, LIMITS_DEG[joint], strict=True):
-            if not low - 1e-6 <= angle <= high + 1e-6:
+            if not low - _LIMIT_TOLERANCE_DEG <= angle <= high + _LIMIT_TOLERANCE_DEG:
                 said.append(f"{joint} {turn} of {angle:g} degrees is beyond its limits {low:g} to {high:g}; drawn as asked")
     for name, beta in zip(hand.model.beta_names, hand.betas, strict=True):
         if abs(beta) > _COMMON_BETA:
@@ -207,9 +212,18 @@ def measures_table(hand: PosedHand) -> str:
     for index, finger in enumerate(FINGERS):
         wrist_mm, *others_mm = bones_mm[4 * index : 4 * index + 4]
         rows.append(f"{finger:<10}{wrist_mm:>12.1f}" + "".join(f"{length_mm:>9.1f}" for length_mm in others_mm))
-    length_mm, breadth_mm = distance_mm("wrist", "middle_tip"), distance_mm("index_mcp", "little_mcp")
-    rows.append(f"hand length {length_mm:.1f} mm (wrist to middle tip), index to little knuckle {breadth_mm:.1f} mm; {hand.model.id}")
+    length_mm, breadth_mm = distance_mm("wrist", "middle_tip"), breadth_of_mm(hand.model, hand.betas)
+    rows.append(f"hand length {length_mm:.1f} mm (wrist to middle tip), breadth {breadth_mm:.1f} mm (across the knuckles); {hand.model.id}")
     return "\n".join(rows)
+
+
+def breadth_of_mm(model: HandModel, betas: np.ndarray) -> float:
+    """What calipers find across the knuckles of index to little finger, skin included and without the thumb; 0 if no skin is there."""
+    thumb = FIRST_JOINTS["thumb"]
+    knuckles_x_m = model.rest_joints_m[[FIRST_JOINTS["index"], FIRST_JOINTS["little"]], 0].mean()
+    is_near = np.abs(model.template_m[:, 0] - knuckles_x_m) < _CALIPERS_M
+    across_m = shape_hand(model, betas)[0][is_near & (model.skin_weights[:, thumb : thumb + 3].sum(axis=1) < 0.05), 2]
+    return 1e3 * float(np.ptp(across_m)) if len(across_m) else 0.0
 
 
 def names_table(model: HandModel) -> str:
@@ -279,8 +293,7 @@ def _check_out(out: Path) -> None:
         except UserError as error:
             endings = ", ".join(f".{name}" for name in ("png", *MESH_FORMATS))
             raise UserError(f"expected --out to end in {endings}, got '{out}'") from error
-    if not out.parent.is_dir():
-        raise UserError(f"expected --out in a folder that exists, got '{out}'; make the folder first")
+    check_place(out)
 
 
 def _pairs(flag: str, example: str, text: str) -> list[tuple[str, str]]:
@@ -298,13 +311,13 @@ def _pairs(flag: str, example: str, text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _number(flag: str, name: str, text: str) -> float:
+def _number(flag: str, name: str, text: str, largest: float) -> float:
     try:
         number = float(text)
     except ValueError as error:
         raise UserError(f"expected a number for '{name}' in {flag}, got '{text}'") from error
-    if not math.isfinite(number):
-        raise UserError(f"expected a finite number for '{name}' in {flag}, got '{text}'")
+    if not abs(number) <= largest:
+        raise UserError(f"expected a number from {-largest:g} to {largest:g} for '{name}' in {flag}, got '{text}'")
     return number
 
 

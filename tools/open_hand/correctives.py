@@ -8,7 +8,7 @@ swells the finger around the joint, so that its volume stays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,18 +20,20 @@ from handmesh.skeleton import FINGERS, MANO_JOINTS, MANO_PARENTS
 from open_hand.proportions import mesh_average
 
 ANGLES_DEG = np.array([-25.0, 20.0, 40.0, 60.0, 75.0, 90.0, 100.0, 105.0])
+THUMB_ROOT = FIRST_JOINTS["thumb"]
+ROOT_ANGLES_DEG = np.array([-40.0, -25.0, -10.0, 10.0, 25.0, 40.0, 50.0])
 # Softness of the meeting of flesh, in metres.
 SOFTNESS_M = 0.0008
 # Half of the gap that stays between the two sides.
 GAP_M = 0.0006
-# Rounds of averaging offsets with their neighbours': more at the knuckles, for the webs between fingers.
-SMOOTHING, KNUCKLE_SMOOTHING = 1, 5
+# Rounds of averaging offsets with their neighbours': more in the palm, for the webs between fingers.
+SMOOTHING, PALM_SMOOTHING = 1, 5
 
 
 # Length along the finger over which squeezed-out flesh spreads.
-SWELLING_M = 0.010
+SWELLING_M, THENAR_M = 0.010, 0.028
 # At the knuckles most of the flesh belongs to the palm, and no swelling of the finger alone would make up for it.
-MOST_SWELLING_MM = {"mcp": 1.5, "pip": 4.0, "dip": 4.0, "ip": 4.0}
+MOST_SWELLING_MM = {"cmc": 5.0, "mcp": 1.5, "pip": 4.0, "dip": 4.0, "ip": 4.0}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,18 @@ def pose_correctives(flesh: Flesh, anatomy: Anatomy) -> np.ndarray:
         _add_features(dirs, joints, _fit(flesh, anatomy, joints, [joints]), anatomy)
     # Skin between two fingers moves with both: they are bent one by one and, as is usual, together.
     _add_features(dirs, knuckles, _fit(flesh, anatomy, knuckles, [*([joint] for joint in knuckles), knuckles, knuckles]), anatomy)
+    # The thumb's root turns about two axes, and the thenar that it turns meets nothing.
+    sideways = _about_abduction(anatomy, THUMB_ROOT)
+    _add_features(dirs, [THUMB_ROOT], _fit(flesh, anatomy, [THUMB_ROOT], [[THUMB_ROOT]], ROOT_ANGLES_DEG), anatomy)
+    _add_features(dirs, [THUMB_ROOT], _fit(flesh, sideways, [THUMB_ROOT], [[THUMB_ROOT]], ROOT_ANGLES_DEG), sideways)
     return dirs.reshape(len(flesh.vertices), 3, -1)
+
+
+def _about_abduction(anatomy: Anatomy, joint: int) -> Anatomy:
+    """The same hand with one joint's abduction in the place of its flexion."""
+    axes, pads = anatomy.flexion_axes.copy(), anatomy.pads.copy()
+    axes[joint], pads[joint] = anatomy.frames()[joint - 1][:, 0], anatomy.flexion_axes[joint]
+    return replace(anatomy, flexion_axes=axes, pads=pads)
 
 
 def _add_features(dirs: np.ndarray, joints: list[int], offsets: np.ndarray, anatomy: Anatomy) -> None:
@@ -77,11 +90,13 @@ def _add_features(dirs: np.ndarray, joints: list[int], offsets: np.ndarray, anat
         dirs[:, :, joint - 1] += 0.5 * sine * K + 0.5 * cosine * (K @ K)
 
 
-def _fit(flesh: Flesh, anatomy: Anatomy, joints: list[int], bent_together: list[list[int]]) -> np.ndarray:
+def _fit(
+    flesh: Flesh, anatomy: Anatomy, joints: list[int], bent_together: list[list[int]], angles_deg: np.ndarray = ANGLES_DEG
+) -> np.ndarray:
     """(V, 3, len(joints), 2) offsets per sine and (1 - cosine) of each joint's flexion that come nearest to the targets."""
     offsets, features = [], []
     for bent in bent_together:
-        for angle in np.radians(ANGLES_DEG):
+        for angle in np.radians(angles_deg):
             offsets.append(_offset(flesh, anatomy, bent, angle))
             row = np.zeros((len(joints), 2))
             row[np.isin(joints, bent)] = np.sin(angle), 1 - np.cos(angle)
@@ -96,8 +111,8 @@ def _offset(flesh: Flesh, anatomy: Anatomy, bent: list[int], angle: float) -> np
     rotmats[bent] = rotvec_to_rotmat(anatomy.flexion_axes[bent] * angle)
     average = mesh_average(flesh.faces, len(flesh.vertices))
     offset = unskin(hinge_target(flesh, anatomy, bent, angle), flesh.joints, flesh.weights, rotmats) - flesh.vertices
-    is_knuckle = bent[0] in {FIRST_JOINTS[finger] for finger in LONG_FINGERS}
-    for _ in range(KNUCKLE_SMOOTHING if is_knuckle else SMOOTHING):
+    is_in_palm = bent[0] in FIRST_JOINTS.values()
+    for _ in range(PALM_SMOOTHING if is_in_palm else SMOOTHING):
         offset = 0.5 * offset + 0.5 * (average @ offset)
     for joint in bent:
         offset = offset + _swelling(flesh, anatomy, joint, offset, rotmats)
@@ -107,11 +122,18 @@ def _offset(flesh: Flesh, anatomy: Anatomy, bent: list[int], angle: float) -> np
 def _swelling(flesh: Flesh, anatomy: Anatomy, joint: int, offset: np.ndarray, rotmats: np.ndarray) -> np.ndarray:
     """(V, 3) what gives a finger back the volume that bending, with `offset` added at rest, takes from it."""
     finger = next(finger for finger in FINGERS if 0 <= joint - FIRST_JOINTS[finger] < 3)
-    faces = flesh.finger_faces(finger)
-    distance = (flesh.vertices - flesh.joints[joint]) @ anatomy.frames()[joint - 1][:, 1]
-    near = np.exp(-((distance / SWELLING_M) ** 2)) * np.isin(np.arange(len(distance)), faces)
-    # Not on the soft side, where flesh already meets flesh.
-    near *= np.clip(1 - 1.5 * np.maximum(flesh.normals @ anatomy.pads[joint], 0), 0, 1)
+    if joint == THUMB_ROOT:
+        # The thenar has no border with the palm: the whole hand's volume counts, and the ball of the thumb swells.
+        faces = flesh.faces
+        ball = (flesh.joints[joint] + flesh.joints[joint + 1]) / 2
+        of_fingers = sum(flesh.weights[:, _with_descendants(FIRST_JOINTS[each])].sum(axis=1) for each in LONG_FINGERS)
+        near = np.exp(-((np.linalg.norm(flesh.vertices - ball, axis=1) / THENAR_M) ** 2)) * np.clip(1 - 3 * of_fingers, 0, 1)
+    else:
+        faces = flesh.finger_faces(finger)
+        distance = (flesh.vertices - flesh.joints[joint]) @ anatomy.frames()[joint - 1][:, 1]
+        near = np.exp(-((distance / SWELLING_M) ** 2)) * np.isin(np.arange(len(distance)), faces)
+        # Not on the soft side, where flesh already meets flesh.
+        near *= np.clip(1 - 1.5 * np.maximum(flesh.normals @ anatomy.pads[joint], 0), 0, 1)
     swelling = 1e-3 * near[:, None] * flesh.normals
     volume = enclosed_volume(flesh.vertices, faces)
 
@@ -156,7 +178,7 @@ def hinge_target(flesh: Flesh, anatomy: Anatomy, bent: list[int], angle: float) 
     side = np.where(share < 0.5, -1.0, 1.0)
     kept = side * (SOFTNESS_M * np.logaddexp(0, side * along / SOFTNESS_M) + GAP_M)
     across = np.abs((offset * axis).sum(axis=1))
-    inside = np.clip(height / 0.002, 0, 1) * np.clip((0.016 - across) / 0.005, 0, 1) * (angle > 0)
+    inside = np.clip(height / 0.002, 0, 1) * np.clip((0.016 - across) / 0.005, 0, 1) * (angle > 0 and bent != [THUMB_ROOT])
     inside *= np.clip((0.022 - np.abs((offset * bone).sum(axis=1))) / 0.006, 0, 1)
     half = half + (inside * (kept - along))[:, None] * bone
     return centre + _turn(half, axis, np.full(len(turned), angle / 2))
