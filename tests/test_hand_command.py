@@ -335,7 +335,7 @@ def save_bare(path: Path, joints_m: np.ndarray) -> None:
 
 
 def save_params(path: Path, model: HandModel, scale: float = 1.0, beta: float = 0.0) -> None:
-    np.savez(path, rotmats=scale * model.mean_rotmats()[None], betas=np.full((1, 10), beta))
+    np.savez(path, rotmats=scale * model.mean_rotmats()[None].astype(np.float64), betas=np.full((1, 10), beta))
 
 
 # What is written, which words the refusal has, and flags.
