@@ -5,7 +5,7 @@ That frame has fingers along -x, the palm towards -y and the thumb at +z.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -23,6 +23,10 @@ PALM = np.array([0.0, -1.0, 0.0])
 
 # Columns of an array of joint angles.
 FLEXION, ABDUCTION, TWIST = range(3)
+
+# Where the five angles of `ThumbPose` are in an array of joint angles.
+_ROOT = FIRST_JOINTS["thumb"] - 1
+THUMB_COLUMNS = ([_ROOT, _ROOT, _ROOT, _ROOT + 1, _ROOT + 2], [FLEXION, ABDUCTION, TWIST, FLEXION, FLEXION])
 
 # (lowest, highest) degrees of flexion, abduction and twist from the flat rest pose. Abduction is positive towards the
 # thumb's side for fingers and away from the palm's plane for the thumb. Flexion and extension of the fingers and of the
@@ -73,15 +77,29 @@ class NamedPose:
 
     def angles_deg(self) -> np.ndarray:
         """(15, 3) as `angles_to_rotmats` takes them."""
-        angles = np.zeros((len(MANO_JOINTS) - 1, 3))
-        for finger in LONG_FINGERS:
-            pose, row = getattr(self, finger), FIRST_JOINTS[finger] - 1
-            angles[row : row + 3, FLEXION] = pose.mcp, pose.pip, pose.dip
-            angles[row, ABDUCTION] = pose.spread
-        row = FIRST_JOINTS["thumb"] - 1
-        angles[row : row + 3, FLEXION] = self.thumb.flexion, self.thumb.mcp, self.thumb.ip
-        angles[row, [ABDUCTION, TWIST]] = self.thumb.abduction, self.thumb.twist
-        return angles
+        fingers = np.array([astuple(getattr(self, finger)) for finger in LONG_FINGERS]).T
+        return join_angles(*fingers, thumb=np.array(astuple(self.thumb)))
+
+
+def join_angles(mcp: np.ndarray, pip: np.ndarray, dip: np.ndarray, spread: np.ndarray, thumb: np.ndarray) -> np.ndarray:
+    """Finger by finger to joint by joint; leading axes are broadcast.
+
+    Args:
+        mcp, pip, dip: (..., 4) flexion of `LONG_FINGERS` in degrees.
+        spread: (..., 4) towards the thumb.
+        thumb: (..., 5) in the order of `ThumbPose`.
+
+    Returns:
+        (..., 15, 3) as `angles_to_rotmats` takes them.
+    """
+    batch = np.broadcast_shapes(*(part.shape[:-1] for part in (mcp, pip, dip, spread, thumb)))
+    angles = np.zeros((*batch, len(MANO_JOINTS) - 1, 3))
+    first = np.array([FIRST_JOINTS[finger] - 1 for finger in LONG_FINGERS])
+    for step, flexion in enumerate((mcp, pip, dip)):
+        angles[..., first + step, FLEXION] = flexion
+    angles[..., first, ABDUCTION] = spread
+    angles[..., *THUMB_COLUMNS] = thumb
+    return angles
 
 
 _FOLDED = (FingerPose(86, 107, 82, -1), FingerPose(87, 104, 80, 1), FingerPose(76, 98, 76, 4))

@@ -263,10 +263,13 @@ def _targets(hands: HandArrays, is_right: np.ndarray, command: FitCommand) -> np
         raise UserError(f"--from needs rotmats and betas, which '{command.input}' does not have; leave --from out to fit its joints_m")
     _check_params(hands.rotmats, hands.betas, command.input)
     source = load_hand_model(command.from_model)
-    chunks = range(0, len(hands), _AT_ONCE)
-    return np.concatenate(
-        [source.joints(skin(source, hands.rotmats[first : first + _AT_ONCE], hands.betas[first : first + _AT_ONCE])) for first in chunks]
-    )
+    return _joints_m(source, hands.rotmats, hands.betas)
+
+
+def _joints_m(model: HandModel, rotmats: np.ndarray, betas: np.ndarray) -> np.ndarray:
+    """(N, 21, 3) joints of posed hands, some at a time: meshes of a whole video would fill the memory."""
+    chunks = [slice(first, first + _AT_ONCE) for first in range(0, len(rotmats), _AT_ONCE)]
+    return np.concatenate([model.joints(skin(model, rotmats[chunk], betas[chunk])) for chunk in chunks])
 
 
 def _check_params(rotmats: np.ndarray, betas: np.ndarray, where: str) -> None:
@@ -314,11 +317,7 @@ def _fit_with_bar(model: HandModel, targets_m: np.ndarray) -> FitResult:
 def _fitted_arrays(
     model: HandModel, hands: HandArrays, is_right: np.ndarray, result: FitResult, is_mirrored: bool
 ) -> dict[str, np.ndarray | str]:
-    chunks = range(0, len(hands), _AT_ONCE)
-    joints_m = np.concatenate(
-        [model.joints(skin(model, result.rotmats[first : first + _AT_ONCE], result.betas[first : first + _AT_ONCE])) for first in chunks]
-    )
-    joints_m = joints_m + result.transl[:, None]
+    joints_m = _joints_m(model, result.rotmats, result.betas) + result.transl[:, None]
     if is_mirrored:
         joints_m = np.where(is_right[:, None, None], joints_m, mirror_points(joints_m))
     arrays: dict[str, np.ndarray | str] = {

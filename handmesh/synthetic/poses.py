@@ -12,19 +12,17 @@ import numpy as np
 
 from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model.articulation import (
-    ABDUCTION,
     FIRST_JOINTS,
-    FLEXION,
-    LONG_FINGERS,
     POSES,
-    TWIST,
+    THUMB_COLUMNS,
     Anatomy,
     angles_to_rotmats,
+    join_angles,
     limits_deg,
     unit,
 )
 from handmesh.hand_model.skinning import chain_joints
-from handmesh.skeleton import FINGERS, MANO_JOINTS
+from handmesh.skeleton import FINGERS
 from handmesh.synthetic.config import PoseMixture
 
 _THUMB = FIRST_JOINTS["thumb"]
@@ -51,26 +49,10 @@ class HandAngles:
 
     def joint_angles(self) -> np.ndarray:
         """(..., 15, 3) as `articulation.angles_to_rotmats` takes them; leading axes are broadcast."""
-        batch = np.broadcast_shapes(*(getattr(self, field.name).shape[:-1] for field in fields(self)))
-        angles = np.zeros((*batch, len(MANO_JOINTS) - 1, 3))
-        first = [FIRST_JOINTS[finger] - 1 for finger in LONG_FINGERS]
-        for step, flexion in enumerate((self.mcp, self.pip, self.dip)):
-            angles[..., [row + step for row in first], FLEXION] = flexion
-        angles[..., first, ABDUCTION] = self.spread
-        row = _THUMB - 1
-        angles[..., [row, row + 1, row + 2], FLEXION] = self.thumb[..., [0, 3, 4]]
-        angles[..., row, [ABDUCTION, TWIST]] = self.thumb[..., 1:3]
-        return angles
+        return join_angles(self.mcp, self.pip, self.dip, self.spread, self.thumb)
 
 
-def _thumb_range() -> tuple[np.ndarray, np.ndarray]:
-    row = _THUMB - 1
-    columns = ([row, row, row, row + 1, row + 2], [FLEXION, ABDUCTION, TWIST, FLEXION, FLEXION])
-    low, high = limits_deg()
-    return low[columns], high[columns]
-
-
-THUMB_LOW_DEG, THUMB_HIGH_DEG = _thumb_range()
+THUMB_LOW_DEG, THUMB_HIGH_DEG = (limit[THUMB_COLUMNS] for limit in limits_deg())
 _THUMB_OUT, _THUMB_REST, _THUMB_TUCKED, _THUMB_UP, _THUMB_OPPOSED = (
     np.array(astuple(POSES[name].thumb)) for name in ("spread", "relaxed", "fist", "thumbs_up", "ok")
 )

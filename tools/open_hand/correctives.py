@@ -17,7 +17,7 @@ from handmesh.hand_model.articulation import FIRST_JOINTS, LONG_FINGERS, Anatomy
 from handmesh.hand_model.meshfile import vertex_normals
 from handmesh.hand_model.skinning import chain_joints
 from handmesh.skeleton import FINGERS, MANO_JOINTS, MANO_PARENTS
-from open_hand.proportions import mesh_average
+from open_hand.surface import mesh_average
 
 ANGLES_DEG = np.array([-25.0, 20.0, 40.0, 60.0, 75.0, 90.0, 100.0, 105.0])
 THUMB_ROOT = FIRST_JOINTS["thumb"]
@@ -28,8 +28,6 @@ SOFTNESS_M = 0.0008
 GAP_M = 0.0006
 # Rounds of averaging offsets with their neighbours': more in the palm, for the webs between fingers.
 SMOOTHING, PALM_SMOOTHING = 1, 5
-
-
 # Length along the finger over which squeezed-out flesh spreads.
 SWELLING_M, THENAR_M = 0.010, 0.028
 # At the knuckles most of the flesh belongs to the palm, and no swelling of the finger alone would make up for it.
@@ -211,9 +209,8 @@ def _with_descendants(joint: int) -> list[int]:
 
 
 def _turn(points: np.ndarray, axes: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """Each point (N, 3) about its own axis (N, 3) by its own angle (N,) (Rodrigues' formula)."""
-    cosine, sine = np.cos(angles)[:, None], np.sin(angles)[:, None]
-    return points * cosine + np.cross(axes, points) * sine + (points * axes).sum(axis=1, keepdims=True) * axes * (1 - cosine)
+    """Each point (N, 3) about its own axis (N, 3) by its own angle (N,)."""
+    return (rotvec_to_rotmat(axes * angles[:, None]) @ points[..., None])[..., 0]
 
 
 def _unit_rows(vectors: np.ndarray) -> np.ndarray:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.interpolate
-import scipy.sparse
 
 from handmesh.geometry.rotation import rotvec_to_rotmat, shortest_arc
 from handmesh.hand_model.articulation import FIRST_JOINTS, LONG_FINGERS, unit
 from handmesh.hand_model.skinning import chain_joints
 from handmesh.skeleton import FINGERS, MANO_JOINTS
+from open_hand.surface import mesh_average
 
 # Mean adult hand, wrist crease to middle fingertip, both sexes: (183 + 166) / 2 mm.
 HAND_LENGTH_M = 0.1745
@@ -213,15 +213,6 @@ def smooth_step(x: np.ndarray) -> np.ndarray:
     """0 below 0, 1 above 1, smooth between."""
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
-
-
-def mesh_average(faces: np.ndarray, count: int) -> scipy.sparse.csr_matrix:
-    """(V, V) matrix that replaces each vertex by the mean of its neighbours."""
-    pairs = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    pairs = np.unique(np.sort(pairs, axis=1), axis=0)
-    graph = scipy.sparse.coo_matrix((np.ones(len(pairs)), pairs.T), shape=(count, count)).tocsr()
-    graph = graph + graph.T
-    return scipy.sparse.diags(1 / np.asarray(graph.sum(axis=1)).ravel()) @ graph
 
 
 def smooth_over_mesh(weights: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:

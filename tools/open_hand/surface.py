@@ -17,23 +17,32 @@ SPREADING = 0.5
 
 def straighten_border(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Move the wrist's border into one plane across the forearm, so that it can be continued without a jagged seam."""
-    edges, counts = _edges(faces)
+    edges, counts = mesh_edges(faces)
     border = np.unique(edges[counts == 1])
     vertices = vertices.copy()
     vertices[border, 0] = vertices[border, 0].max()
     return vertices
 
 
-def _edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mesh_edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Edges (E, 2) of a mesh, each once, and of how many triangles each is part."""
     pairs = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     return np.unique(np.sort(pairs, axis=1), axis=0, return_counts=True)
+
+
+def mesh_average(faces: np.ndarray, count: int) -> scipy.sparse.csr_matrix:
+    """(V, V) matrix that replaces each vertex by the mean of its neighbours."""
+    pairs = mesh_edges(faces)[0]
+    graph = scipy.sparse.coo_matrix((np.ones(len(pairs)), pairs.T), shape=(count, count)).tocsr()
+    graph = graph + graph.T
+    return scipy.sparse.diags(1 / np.asarray(graph.sum(axis=1)).ravel()) @ graph
 
 
 def shorten_border(vertices: np.ndarray, faces: np.ndarray, edges_left: int) -> np.ndarray:
     """Collapse the shortest edges of the wrist's border until it has `edges_left`; the mesh stays a disk."""
     faces = faces.copy()
     while True:
-        edges, counts = _edges(faces)
+        edges, counts = mesh_edges(faces)
         border = edges[counts == 1]
         if len(border) <= edges_left:
             return faces
@@ -41,7 +50,7 @@ def shorten_border(vertices: np.ndarray, faces: np.ndarray, edges_left: int) -> 
         for keep, drop in border[np.argsort(lengths)]:
             merged = np.where(faces == drop, keep, faces)
             merged = merged[[len(set(face)) == 3 for face in merged.tolist()]]
-            left_counts = _edges(merged)[1]
+            left_counts = mesh_edges(merged)[1]
             if (left_counts <= 2).all() and (left_counts == 1).sum() == len(border) - 1:
                 faces = merged
                 break
