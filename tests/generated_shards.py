@@ -11,7 +11,7 @@ from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.skinning import skin
 from handmesh.skeleton import ROOT
-from handmesh.synthetic.scene import LABEL_DTYPE
+from handmesh.synthetic.scene import LABEL_DTYPE, NO_POSE, POSE_KINDS
 from handmesh.training.data import ShardFolders
 
 
@@ -31,13 +31,14 @@ class GeneratedShards:
         joints_m = model.joints(skin(model.astype(np.float64), labels["rotmats"].astype(np.float64), labels["betas"].astype(np.float64)))
         placed_m = joints_m - joints_m[:, ROOT : ROOT + 1] + labels["root_m"][:, None]
         labels["keypoints_px"] = placed_m[..., :2] / placed_m[..., 2:] * 3.0 * size_px + (size_px - 1) / 2
-        labels["visible"] = 1
+        labels["visible"], labels["seen"] = 1, 1
+        labels["tone"], labels["pose"] = rng.uniform(0, 1, count), rng.integers(0, len(POSE_KINDS), count)
         # As the renderer: some without a hand, whose labels are zeros, and some that are not scored.
         labels["presence"] = np.resize([1, 1, 1, 0, 1, -1], count)
         empty = labels["presence"] == 0
-        for name in ("root_m", "focal_px", "keypoints_px", "visible", "betas"):
+        for name in ("root_m", "focal_px", "keypoints_px", "visible", "betas", "tone", "seen"):
             labels[name][empty] = 0
-        labels["rotmats"][empty] = np.eye(3)
+        labels["rotmats"][empty], labels["pose"][empty] = np.eye(3), NO_POSE
         self._labels = labels
 
     def __len__(self) -> int:

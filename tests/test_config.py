@@ -12,6 +12,7 @@ import pytest
 
 from handmesh.config import config_from_dict, config_hash, config_to_dict, load_config, parse_config
 from handmesh.errors import UserError
+from handmesh.synthetic.config import PictureSet
 from handmesh.training.command import TrainCommand, parse_train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +127,10 @@ def test_required_fields_are_asked_for(yaml_file):
 def test_shipped_files_are_valid_and_hold_differences(path):
     import yaml
 
+    if path.name.startswith("eval_"):
+        # Frozen: its values may well be today's defaults.
+        load_config(PictureSet, path)
+        return
     load_config(TrainCommand, path)
 
     def differs(values: dict, defaults: dict, name: str) -> None:

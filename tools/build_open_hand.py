@@ -29,7 +29,7 @@ from handmesh.hand_model.assets import SurfaceDetail, save_hand_model
 from handmesh.hand_model.meshfile import vertex_normals
 from handmesh.hand_model.skinning import HandModel, chain_joints, check_model
 from handmesh.skeleton import FINGERS
-from handmesh.synthetic.surface import skin_masks
+from handmesh.synthetic.skin import skin_masks
 
 MODEL_ID = "open-hand-2"
 PEOPLE = 300

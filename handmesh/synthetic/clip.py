@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -16,21 +16,14 @@ from handmesh.hand_model import HandModel
 from handmesh.hand_model.skinning import skin
 from handmesh.skeleton import MANO_JOINTS
 from handmesh.synthetic import raster
+from handmesh.synthetic.config import SynthConfig
 from handmesh.synthetic.light import Light, gamma_table
-from handmesh.synthetic.poses import UPRIGHT_PALM, pose_of_kind
+from handmesh.synthetic.material import plain_material
+from handmesh.synthetic.poses import UPRIGHT_PALM
 from handmesh.synthetic.scene import draw, place_mesh
-from handmesh.synthetic.surface import (
-    Cloth,
-    ForearmShape,
-    HandSurface,
-    Skin,
-    forearm_mesh,
-    hand_mesh,
-    plain_material,
-    skin_material,
-    skin_rgb,
-    sleeve_mesh,
-)
+from handmesh.synthetic.skin import Skin, skin_material, skin_rgb
+from handmesh.synthetic.surface import HandSurface, Mesh, hand_mesh
+from handmesh.synthetic.worn import Sleeve, arm_mesh, bent_arm, sleeve_mesh
 from handmesh.wholefile import replacing
 
 _SUPERSAMPLE = 2
@@ -39,6 +32,10 @@ _FOV_DEG = 65.0
 _SECOND_HAND_FROM = 0.45
 _RIGHT_KINDS = ("open", "fist", "point", "pinch", "open", "count", "ok", "open")
 _LEFT_KINDS = ("relaxed", "open", "point", "thumbs_up", "open")
+_SKIN = SynthConfig(relief=(0.5, 0.5), speckle=(0.2, 0.2), varnish=0.0, occlusion_strength=(0.7, 0.7), cast_shadow=1.0)
+_SLEEVE = Sleeve(start_m=0.045, thickness_m=0.006, slack_m=0.008, cuff_m=0.0, fold_m=0.002, wave=4.0, roll_m=0.0)
+_CLOTH_RGB = np.array([0.045, 0.09, 0.16], np.float32)
+_CLOTH = plain_material(noise_low=0.05, freq_low=40.0, noise_high=0.1, freq_high=900.0)
 
 
 @dataclass(frozen=True)
@@ -81,33 +78,27 @@ def clip_frames(model: HandModel, seed: int, count: int, size: tuple[int, int]) 
     right, left = _keys(rng, surface, _RIGHT_KINDS), _keys(rng, surface, _LEFT_KINDS)
     room = _room(np.random.default_rng([seed, 1]), width, height)
     light = _room_light()
-    material = skin_material(np.random.default_rng([seed, 2]), 0.35)
+    material = skin_material(np.random.default_rng([seed, 2]), 0.35, _SKIN)
     material[raster.M_NOISE_LOW], material[raster.M_NOISE_HIGH], material[raster.M_SPECULAR] = 0.05, 0.03, 0.04
     tone = Skin(skin_rgb(0.36, 0.9), material)
-    cloth_material = plain_material(noise_low=0.05, freq_low=40.0, noise_high=0.1, freq_high=900.0)
-    cloth = Cloth(np.array([0.045, 0.09, 0.16]), cloth_material, 0.006, 1.25)
-    focal_px = camera_from_fov(width, height, _FOV_DEG).fx
+    focal_px = camera_from_fov(width, height, _FOV_DEG).fx * _SUPERSAMPLE
+    fine = (width * _SUPERSAMPLE, height * _SUPERSAMPLE)
     table = gamma_table()
     for frame in range(count):
         t = frame / max(count - 1, 1)
-        meshes = _person(surface, tone, cloth, _right_moment(right, t), is_right=True)
+        meshes = _person(surface, tone, _right_moment(right, t), is_right=True)
         if t > _SECOND_HAND_FROM:
-            meshes += _person(surface, tone, cloth, _left_moment(left, (t - _SECOND_HAND_FROM) / (1 - _SECOND_HAND_FROM)), is_right=False)
-        # The renderer draws squares: the wide picture is the middle band of one.
-        side = max(width, height) * _SUPERSAMPLE
-        picture = draw(surface, meshes, light, focal_px * _SUPERSAMPLE, side, np.random.default_rng([seed, 3]), 1.0)
-        top = (side - height * _SUPERSAMPLE) // 2
-        rows = slice(top, top + height * _SUPERSAMPLE)
-        columns = slice((side - width * _SUPERSAMPLE) // 2, (side + width * _SUPERSAMPLE) // 2)
-        rgb = cv2.resize(picture.rgb[rows, columns], (width, height), interpolation=cv2.INTER_AREA)
-        alpha = cv2.resize(picture.alpha[rows, columns], (width, height), interpolation=cv2.INTER_AREA)
+            meshes += _person(surface, tone, _left_moment(left, (t - _SECOND_HAND_FROM) / (1 - _SECOND_HAND_FROM)), is_right=False)
+        picture = draw(surface, meshes, light, focal_px, fine, np.random.default_rng([seed, 3]), _SKIN)
+        rgb = cv2.resize(picture.rgb, size, interpolation=cv2.INTER_AREA)
+        alpha = cv2.resize(picture.alpha, size, interpolation=cv2.INTER_AREA)
         linear = rgb + room * (1 - alpha)[..., None]
         shown = raster.to_display(linear, np.ones(3, np.float32), table)
         yield cv2.convertScaleAbs(shown, alpha=255)
 
 
 def _keys(rng: np.random.Generator, surface: HandSurface, kinds: tuple[str, ...]) -> list[np.ndarray]:
-    return [pose_of_kind(rng, surface.anatomy, kind) for kind in kinds]
+    return [surface.poses.of_kind(rng, kind).rotmats for kind in kinds]
 
 
 def _between(keys: list[np.ndarray], t: float) -> np.ndarray:
@@ -151,17 +142,16 @@ def _ease(t: float) -> float:
     return t * t * (3 - 2 * t)
 
 
-def _person(surface: HandSurface, tone: Skin, cloth: Cloth, moment: _Moment, is_right: bool) -> list:
+def _person(surface: HandSurface, tone: Skin, moment: _Moment, is_right: bool) -> list[Mesh]:
     """Hand, forearm and sleeve of one side, placed by the middle knuckle."""
     vertices_m = skin(surface.drawn, moment.rotmats, np.zeros(10, np.float32))
     knuckle = (surface.drawn.joint_regressor @ vertices_m)[MANO_JOINTS.index("middle_mcp")]
     vertices_m = vertices_m - knuckle
-    shape = ForearmShape(0.3, 1.5, np.array([0.0, 0.0, 0.12]))
-    meshes = [
-        hand_mesh(surface, vertices_m, tone),
-        forearm_mesh(surface, vertices_m, tone, shape, moment.rotmats[0], 0),
-        sleeve_mesh(surface, vertices_m, shape, moment.rotmats[0], 0, cloth, (0.045, 0.4)),
-    ]
+    arm = bent_arm(surface, vertices_m, moment.rotmats[0], np.array([0.0, 0.0, 0.12]), np.zeros(3))
+    # The same folds in every frame.
+    cloth = sleeve_mesh(np.random.default_rng(1), np.random.default_rng(1), arm, _SLEEVE, 0)
+    cloth = replace(cloth, albedo=np.broadcast_to(_CLOTH_RGB, cloth.vertices_m.shape), material=_CLOTH)
+    meshes = [hand_mesh(surface, vertices_m, tone), arm_mesh(surface, arm, vertices_m, tone, 0, 0.08), cloth]
     return [place_mesh(mesh, moment.place_m if is_right else moment.place_m * (-1, 1, 1), not is_right) for mesh in meshes]
 
 

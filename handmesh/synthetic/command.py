@@ -3,132 +3,239 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.sharedctypes import Synchronized
-from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from handmesh.errors import UserError
+from handmesh.config import load_config
+from handmesh.errors import UserError, one_line
 from handmesh.hand_model import HandModel, load_hand_model
-from handmesh.synthetic import shards
-from handmesh.synthetic.config import SynthConfig
-from handmesh.synthetic.light import load_panoramas
+from handmesh.synthetic import sets
+from handmesh.synthetic.config import PictureSet
+from handmesh.synthetic.freihand_layout import LayoutWriter
+from handmesh.synthetic.light import Places, load_places, panorama_paths
 from handmesh.synthetic.scene import Sample, render_sample
+from handmesh.synthetic.shards import ShardWriter
 from handmesh.synthetic.sheet import draw_sheet
+from handmesh.synthetic.stats import draw_stats, stats_table
 from handmesh.synthetic.surface import HandSurface
 
 
 @dataclass(frozen=True)
 class SynthCommand:
-    """Draw labelled pictures of hands for training. Run it again with the same arguments to finish a set that was cut short.
+    """Draw labelled pictures of hands. Run it again with the same arguments to finish a set that was cut short.
+
+    Flags that are given count more than the file of --config, and that more than the defaults: 100,000 pictures in shards, 128 px.
 
     Attributes:
         out: folder to write; new, empty, or the set that the same arguments began.
-        count: number of pictures.
+        count: number of pictures, before other colourings.
         seed: other seeds give other pictures.
-        size: side of a picture in pixels, a multiple of 4.
-        hdri: folder of equirectangular .hdr panoramas for light and backgrounds; procedural ones without it.
+        size: height of a picture in pixels, a multiple of 4.
         hand_model: "open", "mano" (after handmesh-mano import), or the path of a hand model's npz.
-        workers: processes; 0 for one a core.
+        hdri: folder of equirectangular .hdr panoramas for light and backgrounds; procedural rooms without it.
+        backgrounds: folder of photos to see behind hands.
+        workers: processes; 0 for one a core. The pictures do not depend on it.
+        config: a YAML file with count, seed, format, versions and everything about the pictures; see handmesh.synthetic.config.PictureSet.
+        format: "shards" for training, "freihand" for the layout of FreiHAND.
+        versions: colourings of each hand, 1 or 4; more than one in FreiHAND's layout alone.
         sheet: also write a contact sheet of the first pictures, with and without labels, to this PNG.
+        stats: also write the distributions of angles, views, skin, visibility and sizes to this PNG.
     """
 
     out: Path
-    count: int = 100_000
-    seed: int = 0
-    size: int = 128
-    hdri: Path | None = None
+    count: int | None = None
+    seed: int | None = None
+    size: int | None = None
     hand_model: str = "open"
+    hdri: Path | None = None
+    backgrounds: Path | None = None
     workers: int = 0
+    config: Path | None = None
+    format: Literal["freihand", "shards"] | None = None
+    versions: Literal[1, 4] | None = None
     sheet: Path | None = None
+    stats: Path | None = None
 
 
 def run_synth(command: SynthCommand) -> None:
     """Do what a `SynthCommand` says.
 
     Raises:
-        UserError: a bad number, folder or hand model; another set in the folder; no space left.
+        UserError: a bad number, file, folder or hand model; a set that is not the frozen one; another set in the folder; no space left.
     """
-    if command.count < 1 or command.seed < 0 or command.workers < 0:
-        got = f"{command.count}, {command.seed}, {command.workers}"
-        raise UserError(f"expected --count of at least 1, --seed and --workers of at least 0, got {got}; change them")
-    if command.sheet is not None and not command.sheet.parent.is_dir():
-        raise UserError(f"expected --sheet in a folder that exists, got '{command.sheet}'; make the folder first")
-    config = SynthConfig(size_px=command.size)
+    for flag, path in (("--sheet", command.sheet), ("--stats", command.stats)):
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"expected {flag} in a folder that exists, got '{path}'; make the folder first")
+    pictures = choose_pictures(command)
     model = load_hand_model(command.hand_model)
-    # Loaded here too, so that a bad folder is said at once and not by every worker.
-    panoramas = load_panoramas(command.hdri)
-    names = sorted(path.name for path in command.hdri.glob("*.hdr")) if command.hdri else []
-    manifest = shards.open_set(command.out, shards.plan_manifest(model, config, names, command.count, command.seed))
-    counts = shards.shard_counts(command.count)
-    complete = {entry["name"] for entry in manifest["shards"]}
-    todo = [shard for shard in range(len(counts)) if shards.shard_name(shard) not in complete]
-    _check_space(command.out, config, sum(counts[shard] for shard in todo))
-    if todo:
-        # One picture here fills numba's cache before the workers start, which would all compile otherwise.
-        render_sample(model, replace(config, negative_share=0.0, panorama_share=1.0), panoramas[:1], command.seed, 0)
-        del panoramas
-        _draw_shards(command, config, manifest, counts, todo)
+    # Read here too, so that a bad folder is said at once and not by every worker.
+    places = load_places(command.hdri, command.backgrounds, pictures.pictures)
+    panoramas = panorama_paths(command.hdri, pictures.pictures) if command.hdri else []
+    plan = sets.plan_manifest(pictures, model, panoramas, places.photos)
+    if pictures.sha256 and pictures.sha256 != plan["recipe_sha256"]:
+        raise _not_frozen(command, plan)
+    with _disk_errors(command.out):
+        manifest = sets.open_set(command.out, plan)
+        writer = ShardWriter(command.out, manifest) if pictures.format == "shards" else LayoutWriter(command.out, manifest, pictures, model)
+        todo = writer.todo()
+        if todo:
+            _check_space(command.out, writer, sum(map(len, todo)))
+            _draw_blocks(command, pictures, writer, todo, model, places)
+        writer.close()
     if command.sheet is not None:
-        draw_sheet(shards.ShardReader(command.out), command.sheet)
+        draw_sheet(sets.open_pictures(command.out), command.sheet)
+    if command.stats is not None:
+        print(stats_table(draw_stats(sets.open_pictures(command.out), command.stats, model)))
 
 
-def _check_space(folder: Path, config: SynthConfig, pictures: int) -> None:
-    needed = pictures * (config.size_px**2 * 3 * 1.03 + shards.LABEL_DTYPE.itemsize)
-    free = shutil.disk_usage(folder).free
+def choose_pictures(command: SynthCommand) -> PictureSet:
+    """The file's set, or the default one, with what the flags change.
+
+    Raises:
+        UserError: a bad file, number or combination.
+    """
+    pictures = load_config(PictureSet, command.config) if command.config is not None else PictureSet()
+    flags = {name: getattr(command, name) for name in ("count", "seed", "format", "versions")}
+    pictures = replace(pictures, **{name: value for name, value in flags.items() if value is not None})
+    if command.size is not None:
+        pictures = replace(pictures, pictures=replace(pictures.pictures, size_px=command.size))
+    if pictures.count < 1 or pictures.seed < 0 or command.workers < 0:
+        got = f"{pictures.count}, {pictures.seed}, {command.workers}"
+        raise UserError(f"expected a count of at least 1, a seed and --workers of at least 0, got {got}; change them")
+    if pictures.format == "shards" and pictures.pictures.width_px != pictures.pictures.size_px:
+        got = f"{pictures.pictures.width_px} x {pictures.pictures.size_px}"
+        raise UserError(f"expected square pictures for shards, got {got}; set aspect to 1, or choose --format freihand")
+    if pictures.format == "shards" and pictures.versions != 1:
+        raise UserError(f"expected one version of each picture in shards, got {pictures.versions}; choose --format freihand")
+    return pictures
+
+
+def _not_frozen(command: SynthCommand, plan: dict[str, Any]) -> UserError:
+    flags = [f"--{name}" for name in ("count", "seed", "size", "format", "versions") if getattr(command, name) is not None]
+    return UserError(
+        f"expected the frozen set of '{command.config}', but these pictures would be others (recipe {plan['recipe_sha256']}); "
+        f"compare the panoramas ({', '.join(entry['name'] for entry in plan['panoramas']) or 'none'}), "
+        f"the backgrounds ({plan['backgrounds']['count']}), the hand model ({plan['hand_model']}), the renderer ({plan['renderer']}) "
+        f"and flags that override the file ({', '.join(flags) or 'none'}), or take sha256 out of the file"
+    )
+
+
+def _check_space(folder: Path, writer: sets.SetWriter, pictures: int) -> None:
+    needed, free = writer.bytes_needed(pictures), shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
             f"expected {needed / 1e9:.1f} GB free for {pictures} pictures in '{folder}', but {free / 1e9:.1f} GB are left; free more"
         )
 
 
-def _draw_shards(command: SynthCommand, config: SynthConfig, manifest: dict, counts: list[int], todo: list[int]) -> None:
-    context = multiprocessing.get_context("spawn")
-    drawn = context.Value("q", sum(entry["count"] for entry in manifest["shards"]))
-    start = drawn.value
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """What happens to a disk while pictures are drawn, in one line."""
+    try:
+        yield
+    except OSError as error:
+        cure = "free some and run again" if error.errno == errno.ENOSPC else "mend that or choose another --out"
+        raise UserError(f"expected to write pictures to '{folder}', but: {error.strerror or one_line(error)}; {cure}") from error
+
+
+def _draw_blocks(
+    command: SynthCommand, pictures: PictureSet, writer: sets.SetWriter, todo: list[range], model: HandModel, places: Places
+) -> None:
+    """Draw what is left, with a progress bar."""
     workers = min(command.workers or os.cpu_count() or 1, len(todo))
-    stop = context.Event()
-    setup = (command.hand_model, command.hdri, config, command.seed, command.out, drawn, stop)
+    if workers == 1:
+        blocks = _drawn_here(_painter_of(model, places, pictures, writer.job), todo, writer.begin)
+    else:
+        # One picture here fills numba's cache before the workers start, which would all compile otherwise.
+        render_sample(model, replace(pictures.pictures, negative_share=0.0), places, pictures.seed, 0)
+        task = _Task(command.hand_model, command.hdri, command.backgrounds, pictures, writer.job)
+        blocks = _drawn_by_processes(task, todo, workers, writer.begin)
+    versions, drawn = pictures.versions, 0
+    there = pictures.count - sum(map(len, todo))
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, refresh_per_second=2, speed_estimate_period=120) as progress, closing(blocks):
+        bar = progress.add_task("pictures", total=pictures.count * versions, completed=there * versions, rate="")
+        for block in blocks:
+            writer.done(block)
+            drawn += len(block) * versions
+            rate = f"{drawn / (progress.tasks[0].elapsed or 1e-9):.0f}/s"
+            progress.update(bar, advance=len(block) * versions, rate=rate)
+
+
+# Draws a block and gives it back.
+_Painter = Callable[[range], range]
+
+
+def _painter_of(model: HandModel, places: Places, pictures: PictureSet, job: sets.BlockJob) -> _Painter:
+    surface = HandSurface.of(model)
+
+    def draw(index: int, version: int) -> Sample:
+        return render_sample(surface, pictures.pictures, places, pictures.seed, index, version)
+
+    def paint(block: range) -> range:
+        job.write(block, draw)
+        return block
+
+    return paint
+
+
+def _drawn_here(paint: _Painter, todo: list[range], begin: Callable[[range], None]) -> Generator[range, None, None]:
+    for block in todo:
+        begin(block)
+        yield paint(block)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker process has to know, whatever the block."""
+
+    hand_model: str
+    hdri: Path | None
+    backgrounds: Path | None
+    pictures: PictureSet
+    job: sets.BlockJob
+
+
+def _drawn_by_processes(task: _Task, todo: list[range], workers: int, begin: Callable[[range], None]) -> Generator[range, None, None]:
+    """Blocks as they are finished, in any order."""
+    context = multiprocessing.get_context("spawn")
     with (
         _one_thread_each(),
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=setup) as pool,
-        Progress(*columns, refresh_per_second=2, speed_estimate_period=120) as progress,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(task,)) as pool,
     ):
-        bar = progress.add_task("pictures", total=command.count, completed=start, rate="")
-        pending = {pool.submit(_draw_shard, shard, counts[shard]) for shard in todo}
+        waiting, pending = iter(todo), set[Future[range]]()
         try:
-            while pending:
-                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                elapsed = progress.tasks[0].elapsed or 1e-9
-                progress.update(bar, completed=drawn.value, rate=f"{(drawn.value - start) / elapsed:.0f}/s")
+            while True:
+                # Few at a time, so that it does not matter how many there are in all.
+                for block in itertools.islice(waiting, 3 * workers - len(pending)):
+                    begin(block)
+                    pending.add(pool.submit(_paint, block))
+                if not pending:
+                    return
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
-                    manifest["shards"] = sorted([*manifest["shards"], future.result()], key=lambda entry: entry["name"])
-                    shards.write_manifest(command.out, manifest)
-        except OSError as error:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            cure = "free some and run again" if error.errno == errno.ENOSPC else "choose another --out"
-            raise UserError(f"expected to write pictures to '{command.out}', but: {error.strerror}; {cure}") from error
+                    yield future.result()
         except BrokenProcessPool as error:
             raise UserError(
                 "expected all workers to live, but one was killed, perhaps for memory; run again with fewer --workers"
             ) from error
-        except BaseException:
-            stop.set()
+        finally:
+            # After an error or Ctrl-C: what is being drawn is finished, the rest is left to the next run.
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 @contextmanager
@@ -147,32 +254,17 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-@dataclass(frozen=True)
-class _Worker:
-    """What a worker process keeps between shards."""
-
-    surface: HandSurface
-    panoramas: tuple
-    config: SynthConfig
-    seed: int
-    out: Path
-    drawn: Synchronized
-    stop: Event
+_painter: _Painter | None = None
 
 
-class _StoppedError(Exception):
-    """Another worker failed, or the user ended it."""
-
-
-_worker: _Worker | None = None
-
-
-def _start_worker(hand_model: str, hdri: Path | None, config: SynthConfig, seed: int, out: Path, drawn: Synchronized, stop: Event) -> None:
-    global _worker
-    cv2.setNumThreads(1)
-    model: HandModel = load_hand_model(hand_model)
-    _worker = _Worker(HandSurface.of(model), load_panoramas(hdri), config, seed, out, drawn, stop)
+def _start_worker(task: _Task) -> None:
+    global _painter
+    # Ctrl-C reaches all processes of a terminal; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
+    places = load_places(task.hdri, task.backgrounds, task.pictures.pictures)
+    _painter = _painter_of(load_hand_model(task.hand_model), places, task.pictures, task.job)
 
 
 def _end_with_parent() -> None:
@@ -183,17 +275,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _draw_shard(shard: int, count: int) -> dict:
-    worker = _worker
-    assert worker is not None
-
-    def draw(index: int) -> Sample:
-        if worker.stop.is_set():
-            raise _StoppedError
-        return render_sample(worker.surface, worker.config, worker.panoramas, worker.seed, index)
-
-    def drawn() -> None:
-        with worker.drawn.get_lock():
-            worker.drawn.value += 1
-
-    return shards.write_shard(worker.out, shard, worker.config.size_px, count, draw, drawn)
+def _paint(block: range) -> range:
+    assert _painter is not None
+    return _painter(block)

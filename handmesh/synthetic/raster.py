@@ -13,31 +13,37 @@ import numpy as np
 
 SUPERSAMPLE = 2
 DETAIL_GRID = 8
-# Columns of a material row: two scales of noise, stripes, gloss, then the tints of the detail channels.
+# Channels of the skin's detail: masks 0..1 that tint it, and the height of its relief in metres.
+DETAIL_CHANNELS = ("palm", "nail", "crease", "knuckle", "vein", "nail_edge", "height")
+NAIL = DETAIL_CHANNELS.index("nail")
+HEIGHT = DETAIL_CHANNELS.index("height")
+TINTS = HEIGHT
+# Columns of a material row: two scales of noise, stripes, gloss, speckles, relief, then the tints of the detail channels.
 M_NOISE_LOW, M_FREQ_LOW, M_NOISE_HIGH, M_FREQ_HIGH = 0, 1, 2, 3
 M_STRIPE, M_STRIPE_VECTOR, M_STRIPE_RGB = 4, 5, 8
 M_SPECULAR, M_SHININESS, M_WRAP = 11, 12, 13
-M_TINTS = 14
-DETAIL_CHANNELS = ("palm", "nail", "crease", "knuckle")
-NAIL = DETAIL_CHANNELS.index("nail")
-MATERIAL_COLUMNS = M_TINTS + 3 * len(DETAIL_CHANNELS)
+M_SPECKLE, M_SPECKLE_FREQ, M_SPECKLE_FROM, M_RELIEF = 14, 15, 16, 17
+M_TINTS = 18
+MATERIAL_COLUMNS = M_TINTS + 3 * TINTS
+# Samples of one pixel share a shade when they show one thing at about one depth.
+_SAME_DEPTH = 0.006
 
 _jit = numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 
 
 @_jit
-def project_vertices(vertices_m, focal_px, size_px, near_m):
+def project_vertices(vertices_m, focal_px, width_px, height_px, near_m):
     """Vertices (N, 3) to the z-buffer: (N, 3) x, y in its pixels and 1/z; 1/z = 0 marks what is nearer than `near_m`."""
     screen = np.empty((len(vertices_m), 3), np.float32)
-    middle = (SUPERSAMPLE * size_px - 1) / 2
+    middle_x, middle_y = (SUPERSAMPLE * width_px - 1) / 2, (SUPERSAMPLE * height_px - 1) / 2
     for i in range(len(vertices_m)):
         z = vertices_m[i, 2]
         if z < near_m:
             screen[i, 0] = screen[i, 1] = screen[i, 2] = 0.0
         else:
             scale = SUPERSAMPLE * focal_px / z
-            screen[i, 0] = vertices_m[i, 0] * scale + middle
-            screen[i, 1] = vertices_m[i, 1] * scale + middle
+            screen[i, 0] = vertices_m[i, 0] * scale + middle_x
+            screen[i, 1] = vertices_m[i, 1] * scale + middle_y
             screen[i, 2] = 1.0 / z
     return screen
 
@@ -108,19 +114,20 @@ def vertex_normals(vertices_m, faces):
 
 
 @_jit
-def ambient_occlusion(nearness, focal_px, size_px, radius_m, strength, turns):
-    """Darkening (S, S) f32 in 0..1 where nearer surfaces stand around a pixel.
+def ambient_occlusion(nearness, focal_px, radius_m, strength, turns):
+    """Darkening (H, W) f32 in 0..1 where nearer surfaces stand around a pixel.
 
     Args:
-        nearness: (2S, 2S) 1/z.
+        nearness: (2H, 2W) 1/z.
         radius_m: how far occluders reach.
         strength: 0 for none, 1 for a full crevice black.
         turns: (taps, 2) offsets in the unit disc.
     """
-    fine = SUPERSAMPLE * size_px
-    out = np.ones((size_px, size_px), np.float32)
-    for y in range(size_px):
-        for x in range(size_px):
+    fine_height, fine_width = nearness.shape
+    height, width = fine_height // SUPERSAMPLE, fine_width // SUPERSAMPLE
+    out = np.ones((height, width), np.float32)
+    for y in range(height):
+        for x in range(width):
             here = nearness[SUPERSAMPLE * y, SUPERSAMPLE * x]
             if here <= 0:
                 here = nearness[SUPERSAMPLE * y + 1, SUPERSAMPLE * x + 1]
@@ -132,9 +139,9 @@ def ambient_occlusion(nearness, focal_px, size_px, radius_m, strength, turns):
             for t in range(len(turns)):
                 px = int(SUPERSAMPLE * x + turns[t, 0] * reach)
                 py = int(SUPERSAMPLE * y + turns[t, 1] * reach)
-                if 0 <= px < fine and 0 <= py < fine:
+                if 0 <= px < fine_width and 0 <= py < fine_height:
                     there = nearness[py, px]
-                    if there > 0:
+                    if there > here:
                         gap = z - 1 / there
                         # Rises from 1 mm, and fades for what is so far in front that it is another thing.
                         if gap > 0.001:
@@ -181,58 +188,64 @@ def shade(
     T_shadow_camera,
     shadow_map,
     shadow_soft,
+    shadow_bias_m,
     occlusion,
     face_id,
+    nearness,
     focal_px,
-    size_px,
     rgb,
     alpha,
 ):
-    """Shade what the z-buffer shows, once per face and pixel, and average the samples of each pixel.
+    """Shade what the z-buffer shows, once per thing and pixel, and average the samples of each pixel.
 
     Args:
         vertices_m, screen, normals, texture_m, albedo: (N, 3) f32 in the camera, on the screen, unit, in the thing's own frame, linear RGB.
         faces: (F, 3) i32.
         face_material: (F,) rows of `materials`.
-        face_detail: (F,) rows of `detail`, -1 for none.
+        face_detail: (F,) rows of `detail`, -1 for none; those from D on are of mirrored triangles, whose last two corners are swapped.
         materials: (M, MATERIAL_COLUMNS) f32.
-        detail: (D, G, G, 4) f32 masks of DETAIL_CHANNELS over barycentric coordinates of the second and third corner.
+        detail: (D, G, G, C) f32 of DETAIL_CHANNELS over barycentric coordinates of the second and third corner.
         noise: (64, 64, 64) f32 with mean 0 and deviation 1.
         ambient: (3, 4, 4) f32 quadratic forms: light from all around by normal (x, y, z, 1).
         light_direction, light_rgb: (3,) towards the light; its strength.
         T_shadow_camera: (3, 4) f32 from the camera to the shadow map's x, y and nearness.
         shadow_map: (H, W) f32 nearness to the light.
         shadow_soft: radius of the shadow's edge in its pixels.
-        occlusion: (S, S) f32.
-        face_id: (2S, 2S) i32.
-        rgb: (S, S, 3) f32 out, linear, premultiplied.
-        alpha: (S, S) f32 out, the covered share.
+        shadow_bias_m: how far a surface must be behind another to lie in its shadow.
+        occlusion: (H, W) f32.
+        face_id: (2H, 2W) i32.
+        nearness: (2H, 2W) f32 1/z.
+        rgb: (H, W, 3) f32 out, linear, premultiplied.
+        alpha: (H, W) f32 out, the covered share.
     """
     ss = SUPERSAMPLE
+    height_px, width_px = alpha.shape
     share = np.float32(1.0 / (ss * ss))
-    middle = np.float32((ss * size_px - 1) / 2)
+    middle_x, middle_y = np.float32((ss * width_px - 1) / 2), np.float32((ss * height_px - 1) / 2)
     rows, columns = shadow_map.shape
     one = np.float32(1.0)
     zero = np.float32(0.0)
     halfway_x, halfway_y, halfway_z = light_direction[0], light_direction[1], light_direction[2]
     colour = np.empty(3, np.float32)
     base = np.empty(3, np.float32)
-    for py in range(size_px):
-        for px in range(size_px):
+    for py in range(height_px):
+        for px in range(width_px):
             r = g = b = a = zero
-            previous = -1
+            previous_material, previous_near = -1, zero
             for sub in range(ss * ss):
                 sx, sy = ss * px + sub % ss, ss * py + sub // ss
                 f = face_id[sy, sx]
                 if f < 0:
                     continue
                 a += share
-                if f == previous:
+                m = face_material[f]
+                near = nearness[sy, sx]
+                if m == previous_material and abs(near - previous_near) < _SAME_DEPTH * near:
                     r += colour[0]
                     g += colour[1]
                     b += colour[2]
                     continue
-                previous = f
+                previous_material, previous_near = m, near
                 i0, i1, i2 = faces[f, 0], faces[f, 1], faces[f, 2]
                 ax, ay = screen[i0, 0], screen[i0, 1]
                 ux, uy = screen[i1, 0] - ax, screen[i1, 1] - ay
@@ -257,7 +270,6 @@ def shade(
                 ty = w0 * texture_m[i0, 1] + w1 * texture_m[i1, 1] + w2 * texture_m[i2, 1]
                 tz = w0 * texture_m[i0, 2] + w1 * texture_m[i1, 2] + w2 * texture_m[i2, 2]
 
-                m = face_material[f]
                 for k in range(3):
                     base[k] = w0 * albedo[i0, k] + w1 * albedo[i1, k] + w2 * albedo[i2, k]
                 grain = one
@@ -267,24 +279,66 @@ def shade(
                 )
                 if materials[m, M_NOISE_HIGH] > 0:
                     high = materials[m, M_FREQ_HIGH]
-                    grain += materials[m, M_NOISE_HIGH] * _noise_at(noise, tx * high, ty * high, tz * high)
+                    # Grain finer than a pixel averages out; the noise's features are about four of its cells.
+                    cells = high / (focal_px * near)
+                    grain += (
+                        materials[m, M_NOISE_HIGH]
+                        * min(one, np.float32(2.0) / max(cells, np.float32(1e-6)))
+                        * _noise_at(noise, tx * high, ty * high, tz * high)
+                    )
                 grain = max(grain, np.float32(0.2))
                 gloss = one
+                if materials[m, M_SPECKLE] > 0:
+                    spot = materials[m, M_SPECKLE_FREQ]
+                    level = _noise_at(noise, tx * spot + noise_offset[2], ty * spot + noise_offset[0], tz * spot + noise_offset[1])
+                    spotted = materials[m, M_SPECKLE] * min(max((level - materials[m, M_SPECKLE_FROM]) * np.float32(2.5), zero), one)
+                    base[0] *= one - np.float32(0.6) * spotted
+                    base[1] *= one - spotted
+                    base[2] *= one - spotted
                 d = face_detail[f]
                 if d >= 0:
+                    is_swapped = d >= len(detail)
+                    if is_swapped:
+                        d -= len(detail)
                     last = DETAIL_GRID - 1
-                    u = min(max(w1 * DETAIL_GRID - np.float32(0.5), zero), np.float32(last))
-                    v = min(max(w2 * DETAIL_GRID - np.float32(0.5), zero), np.float32(last))
+                    u = min(max((w2 if is_swapped else w1) * DETAIL_GRID - np.float32(0.5), zero), np.float32(last))
+                    v = min(max((w1 if is_swapped else w2) * DETAIL_GRID - np.float32(0.5), zero), np.float32(last))
                     i, j = int(u), int(v)
                     u -= i
                     v -= j
                     ii, jj = min(i + 1, last), min(j + 1, last)
-                    for channel in range(4):
+                    for channel in range(TINTS):
                         mask = (detail[d, i, j, channel] * (one - v) + detail[d, i, jj, channel] * v) * (one - u)
                         mask += (detail[d, ii, j, channel] * (one - v) + detail[d, ii, jj, channel] * v) * u
                         for k in range(3):
                             base[k] *= one + mask * (materials[m, M_TINTS + 3 * channel + k] - one)
                     gloss += 4 * detail[d, i, j, NAIL]
+                    if materials[m, M_RELIEF] > 0:
+                        # The height's slope over the surface tips the normal (Blinn 1978), by its slopes along two edges.
+                        h00, h01 = detail[d, i, j, HEIGHT], detail[d, i, jj, HEIGHT]
+                        h10, h11 = detail[d, ii, j, HEIGHT], detail[d, ii, jj, HEIGHT]
+                        along_u = ((h10 - h00) * (one - v) + (h11 - h01) * v) * DETAIL_GRID
+                        along_v = ((h01 - h00) * (one - u) + (h11 - h10) * u) * DETAIL_GRID
+                        along_1, along_2 = (along_v, along_u) if is_swapped else (along_u, along_v)
+                        e1x = vertices_m[i1, 0] - vertices_m[i0, 0]
+                        e1y = vertices_m[i1, 1] - vertices_m[i0, 1]
+                        e1z = vertices_m[i1, 2] - vertices_m[i0, 2]
+                        e2x = vertices_m[i2, 0] - vertices_m[i0, 0]
+                        e2y = vertices_m[i2, 1] - vertices_m[i0, 1]
+                        e2z = vertices_m[i2, 2] - vertices_m[i0, 2]
+                        g11 = e1x * e1x + e1y * e1y + e1z * e1z
+                        g12 = e1x * e2x + e1y * e2y + e1z * e2z
+                        g22 = e2x * e2x + e2y * e2y + e2z * e2z
+                        depth = materials[m, M_RELIEF] / max(g11 * g22 - g12 * g12, np.float32(1e-16))
+                        q1 = depth * (g22 * along_1 - g12 * along_2)
+                        q2 = depth * (g11 * along_2 - g12 * along_1)
+                        nx -= q1 * e1x + q2 * e2x
+                        ny -= q1 * e1y + q2 * e2y
+                        nz -= q1 * e1z + q2 * e2z
+                        length = one / math.sqrt(nx * nx + ny * ny + nz * nz + np.float32(1e-20))
+                        nx *= length
+                        ny *= length
+                        nz *= length
                 stripe = materials[m, M_STRIPE]
                 if stripe > 0:
                     phase = (
@@ -303,7 +357,7 @@ def shade(
                     mx = T_shadow_camera[0, 0] * cx + T_shadow_camera[0, 1] * cy + T_shadow_camera[0, 2] * cz + T_shadow_camera[0, 3]
                     my = T_shadow_camera[1, 0] * cx + T_shadow_camera[1, 1] * cy + T_shadow_camera[1, 2] * cz + T_shadow_camera[1, 3]
                     mn = T_shadow_camera[2, 0] * cx + T_shadow_camera[2, 1] * cy + T_shadow_camera[2, 2] * cz + T_shadow_camera[2, 3]
-                    mn += np.float32(0.003)
+                    mn += shadow_bias_m
                     lit = zero
                     for tap in range(9):
                         qx = int(mx + np.float32(0.5) + shadow_soft * (tap % 3 - 1))
@@ -312,7 +366,7 @@ def shade(
                             lit += np.float32(1 / 9)
 
                 # The ray towards the eye, for gloss.
-                ex, ey, ez = -(sx - middle), -(sy - middle), np.float32(-ss * focal_px)
+                ex, ey, ez = -(sx - middle_x), -(sy - middle_y), np.float32(-ss * focal_px)
                 norm = one / math.sqrt(ex * ex + ey * ey + ez * ez)
                 ex *= norm
                 ey *= norm
@@ -350,29 +404,38 @@ def shade(
 
 
 @_jit
-def vote_parts(face_id, screen, faces, vertex_part, parts):
-    """The most frequent part in each cell of a coarse map.
+def vote_parts(face_id, screen, faces, vertex_part, root_z_m, parts, depth_m):
+    """The most frequent part in each cell of a coarse map, and how far behind the root it is.
 
     Args:
-        face_id: (2S, 2S) i32.
+        face_id: (2H, 2W) i32.
         vertex_part: (N,) u8; a sample takes the part of its nearest corner.
-        parts: (S/4, S/4) u8 out.
+        parts: (H/4, W/4) u8 out.
+        depth_m: (H/4, W/4) f32 out: mean z of the cell's samples of a hand minus `root_z_m`, 0 where the part is 0.
     """
     cell = face_id.shape[0] // parts.shape[0]
     counts = np.zeros(32, np.int32)
     for y in range(parts.shape[0]):
         for x in range(parts.shape[1]):
             counts[:] = 0
+            total = 0.0
             for sy in range(cell * y, cell * (y + 1), 2):
                 for sx in range(cell * x, cell * (x + 1), 2):
                     f = face_id[sy, sx]
-                    counts[0 if f < 0 else nearest_part(sx, sy, f, screen, faces, vertex_part)] += 1
-            parts[y, x] = np.argmax(counts)
+                    part = 0
+                    if f >= 0:
+                        part, z = part_and_depth(sx, sy, f, screen, faces, vertex_part)
+                        if part > 0:
+                            total += z
+                    counts[part] += 1
+            most = np.argmax(counts)
+            parts[y, x] = most
+            depth_m[y, x] = total / (counts.sum() - counts[0]) - root_z_m if most > 0 else 0.0
 
 
 @_jit
-def nearest_part(sx, sy, f, screen, faces, vertex_part):
-    """The part of the corner of face `f` that weighs most at a sample of the z-buffer."""
+def part_and_depth(sx, sy, f, screen, faces, vertex_part):
+    """At a sample of the z-buffer: the part of the corner of face `f` that weighs most there, and the face's z."""
     i0, i1, i2 = faces[f, 0], faces[f, 1], faces[f, 2]
     ax, ay = screen[i0, 0], screen[i0, 1]
     ux, uy = screen[i1, 0] - ax, screen[i1, 1] - ay
@@ -381,9 +444,39 @@ def nearest_part(sx, sy, f, screen, faces, vertex_part):
     dx, dy = sx - ax, sy - ay
     w1, w2 = (dx * vy - dy * vx) * scale, (ux * dy - uy * dx) * scale
     w0 = 1 - w1 - w2
+    z = 1 / (w0 * screen[i0, 2] + w1 * screen[i1, 2] + w2 * screen[i2, 2])
     if w0 >= w1 and w0 >= w2:
-        return vertex_part[i0]
-    return vertex_part[i1] if w1 >= w2 else vertex_part[i2]
+        return vertex_part[i0], z
+    return (vertex_part[i1] if w1 >= w2 else vertex_part[i2]), z
+
+
+@_jit
+def silhouette(screen, faces, mask):
+    """Mark the pixels whose centre a mesh covers.
+
+    Args:
+        screen: (N, 3) f32 x, y in pixels and a nearness, 0 for "drop my triangles".
+        faces: (F, 3) i32, seen from either side: the wrist is open.
+        mask: (H, W) u8; covered pixels become 255, others are left.
+    """
+    height, width = mask.shape
+    for f in range(len(faces)):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        if screen[a, 2] <= 0 or screen[b, 2] <= 0 or screen[c, 2] <= 0:
+            continue
+        ax, ay, bx, by, cx, cy = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if area == 0:
+            continue
+        scale = np.float32(1.0) / area
+        dbx, dby = (cy - ay) * scale, -(cx - ax) * scale
+        dcx, dcy = -(by - ay) * scale, (bx - ax) * scale
+        for y in range(max(0, math.ceil(min(ay, by, cy))), min(height - 1, math.floor(max(ay, by, cy))) + 1):
+            for x in range(max(0, math.ceil(min(ax, bx, cx))), min(width - 1, math.floor(max(ax, bx, cx))) + 1):
+                wb = dbx * (x - ax) + dby * (y - ay)
+                wc = dcx * (x - ax) + dcy * (y - ay)
+                if wb >= 0 and wc >= 0 and wb + wc <= 1:
+                    mask[y, x] = 255
 
 
 @_jit

@@ -1,36 +1,34 @@
-"""Rendered pictures on disk, format "handmesh-shards-1": a manifest and folders of memory-mapped arrays.
+"""Pictures for training, format "handmesh-shards-2": a manifest and folders of memory-mapped arrays.
 
     DIR/manifest.json
     DIR/shard-00000/images.npy  (N, S, S, 3) uint8
     DIR/shard-00000/parts.npy   (N, S/4, S/4) uint8
+    DIR/shard-00000/depth.npy   (N, S/4, S/4) float16, metres from the root joint, away from the camera
     DIR/shard-00000/labels.npy  (N,) scene.LABEL_DTYPE
 
-A shard is written to "shard-00000.part" and renamed when it is complete, so what a kill loses is drawn again.
+A shard grows in "shard-00000.part", whose arrays have their whole length from the start: workers fill in blocks, each of which is
+there when its labels are (`blocks/`, renamed into place). The folder is renamed when all of them are, so a kill costs a block a worker.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from handmesh import __version__
 from handmesh.errors import UserError
-from handmesh.hand_model import HandModel
-from handmesh.synthetic.config import SynthConfig
-from handmesh.synthetic.scene import LABEL_DTYPE, PARTS_STRIDE, Sample
+from handmesh.synthetic.scene import LABEL_DTYPE, PARTS_STRIDE
+from handmesh.synthetic.sets import MANIFEST, SHARDS, Draw, blocks_of, expect_complete, read_manifest, write_manifest
 from handmesh.wholefile import replacing
 
-FORMAT = "handmesh-shards-1"
 SHARD_PICTURES = 8192
-MANIFEST = "manifest.json"
+_DEPTH_DTYPE = np.dtype("<f2")
 
 
 def shard_counts(count: int) -> list[int]:
@@ -44,127 +42,143 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:05d}"
 
 
-def model_sha256(model: HandModel) -> str:
-    """Names the arrays of a hand model, whatever their precision on disk."""
-    digest = hashlib.sha256()
-    for field in fields(HandModel):
-        value = getattr(model, field.name)
-        digest.update(field.name.encode() + (value.encode() if isinstance(value, str) else np.ascontiguousarray(value).tobytes()))
-    return digest.hexdigest()
+def _part_folder(folder: Path, shard: int) -> Path:
+    return folder / f"{shard_name(shard)}.part"
 
 
-def plan_manifest(model: HandModel, config: SynthConfig, panoramas: list[str], count: int, seed: int) -> dict:
-    """Everything that decides the pictures, and no shard yet."""
+def _block_file(folder: Path, block: range, pictures_per_shard: int) -> Path:
+    return _part_folder(folder, block.start // pictures_per_shard) / "blocks" / f"{block.start:09d}.npy"
+
+
+def _array_kinds(count: int, size_px: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Type and shape of a shard's pixel arrays."""
+    coarse = size_px // PARTS_STRIDE
     return {
-        "format": FORMAT,
-        "count": count,
-        "size_px": config.size_px,
-        "seed": seed,
-        "handmesh": __version__,
-        "hand_model": model.id,
-        "hand_model_sha256": model_sha256(model),
-        "panoramas": panoramas,
-        "config": asdict(config),
-        "shards": [],
+        "images": (np.dtype(np.uint8), (count, size_px, size_px, 3)),
+        "parts": (np.dtype(np.uint8), (count, coarse, coarse)),
+        "depth": (_DEPTH_DTYPE, (count, coarse, coarse)),
     }
 
 
-def open_set(folder: Path, plan: dict) -> dict:
-    """Start a set of shards, or go on with one that the same plan began.
+@dataclass(frozen=True)
+class ShardJob:
+    """Writes blocks into the shards that `ShardWriter` laid out.
 
-    Returns:
-        The manifest with the shards that are complete.
-
-    Raises:
-        UserError: the folder cannot be written, holds something else, or another set.
+    Attributes:
+        folder: of the set.
+        pictures_per_shard: all shards but the last hold as many.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / MANIFEST
-        if not path.exists():
-            if any(folder.iterdir()):
-                raise UserError(
-                    f"expected an empty folder or a set of shards, got '{folder}', which holds other files; choose another --out"
-                )
-            write_manifest(folder, plan)
-            return plan
-    except OSError as error:
-        raise UserError(f"expected a folder that can be written, got '{folder}' ({error.strerror}); choose another --out") from error
-    found = read_manifest(folder)
-    # Through JSON, because it turns tuples into lists.
-    wanted = json.loads(json.dumps(plan))
-    different = [key for key in wanted if key != "shards" and found.get(key) != wanted[key]]
-    if different:
-        raise UserError(
-            f"expected the set that '{folder}' began, but {', '.join(different)} differ; give the same arguments or another --out"
-        )
-    return found
+
+    folder: Path
+    pictures_per_shard: int
+
+    def write(self, block: range, draw: Draw) -> None:
+        """See `sets.BlockJob`. A block lies in one shard."""
+        samples = [draw(index, 0) for index in block]
+        shard, row = divmod(block.start, self.pictures_per_shard)
+        part = _part_folder(self.folder, shard)
+        drawn = {
+            "images": np.stack([sample.image for sample in samples]),
+            "parts": np.stack([sample.parts for sample in samples]),
+            "depth": np.stack([sample.depth_m for sample in samples]).astype(_DEPTH_DTYPE),
+        }
+        for name, values in drawn.items():
+            # Written, not memory-mapped: a full disk is then an error that can be caught, not a bus error.
+            with (part / f"{name}.npy").open("r+b") as file:
+                np.lib.format.read_magic(file)
+                np.lib.format.read_array_header_1_0(file)
+                file.seek(row * values[0].nbytes, os.SEEK_CUR)
+                file.write(values.tobytes())
+        labels = np.array([sample.label for sample in samples], LABEL_DTYPE)
+        with replacing(_block_file(self.folder, block, self.pictures_per_shard)) as temporary:
+            np.save(temporary, labels)
 
 
-def read_manifest(folder: Path) -> dict:
-    """The manifest of a folder of shards, checked for form.
-
-    Raises:
-        UserError: no manifest, not JSON, or another format.
-    """
-    path = Path(folder) / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"expected a folder of shards with a {MANIFEST}, got '{folder}' ({error.strerror}); make one with handmesh-synth"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"expected '{path}' to be JSON, but it cannot be read ({error}); make the set again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise UserError(f"expected format '{FORMAT}' in '{path}', got {found!r}; make the set again with this version")
-    return manifest
-
-
-def write_manifest(folder: Path, manifest: dict) -> None:
-    """Replace a folder's manifest at once."""
-    with replacing(folder / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-
-
-def write_shard(folder: Path, shard: int, size_px: int, count: int, draw: Callable[[int], Sample], drawn: Callable[[], None]) -> dict:
-    """Draw and write one shard.
+class ShardWriter:
+    """Lays out shards, and completes each when its blocks are there.
 
     Args:
-        draw: gives the picture at an index of the whole set.
-        drawn: called after each picture.
-
-    Returns:
-        The shard's entry in the manifest.
+        folder: of the set.
+        manifest: of `sets.open_set`; kept up to date.
     """
-    final, part = folder / shard_name(shard), folder / f"{shard_name(shard)}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    coarse = size_px // PARTS_STRIDE
-    labels = np.zeros(count, LABEL_DTYPE)
-    # Streamed, not memory-mapped: a full disk is then an error that can be caught, not a bus error.
-    with open(part / "images.npy", "wb") as images, open(part / "parts.npy", "wb") as parts:
-        _write_header(images, (count, size_px, size_px, 3))
-        _write_header(parts, (count, coarse, coarse))
-        for row in range(count):
-            sample = draw(shard * SHARD_PICTURES + row)
-            images.write(sample.image.tobytes())
-            parts.write(sample.parts.tobytes())
-            labels[row] = sample.label
-            drawn()
-    np.save(part / "labels.npy", labels)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(part, final)
-    return {"name": shard_name(shard), "count": count, "labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest()}
 
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.job = ShardJob(folder, SHARD_PICTURES)
+        self._folder, self._manifest = folder, manifest
+        self._left: dict[int, set[int]] = {}
 
-def _write_header(file, shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    def todo(self) -> list[range]:
+        """See `sets.SetWriter`. Completes shards that lack nothing but their last name."""
+        complete = {entry["name"] for entry in self._manifest["pieces"]}
+        left = []
+        for shard, count in enumerate(shard_counts(self._manifest["count"])):
+            if shard_name(shard) in complete:
+                continue
+            # What a kill left between the two renames.
+            if (self._folder / shard_name(shard)).exists() or (_part_folder(self._folder, shard) / "labels.npy").exists():
+                self._complete(shard)
+                continue
+            start = shard * SHARD_PICTURES
+            blocks = [block for block in blocks_of(start, start + count) if not self._block_file(block).exists()]
+            if not blocks:
+                self._complete(shard)
+                continue
+            self._left[shard] = {block.start for block in blocks}
+            left += blocks
+        return left
+
+    def bytes_needed(self, pictures: int) -> float:
+        """See `sets.SetWriter`."""
+        kinds = _array_kinds(pictures, self._manifest["size_px"]).values()
+        return 1.01 * sum(dtype.itemsize * float(np.prod(shape)) for dtype, shape in kinds) + 2 * pictures * LABEL_DTYPE.itemsize
+
+    def begin(self, block: range) -> None:
+        """See `sets.SetWriter`. Makes a shard's files in their whole length; those of an earlier run stay if they are whole."""
+        shard = block.start // SHARD_PICTURES
+        part = _part_folder(self._folder, shard)
+        if (part / "blocks").exists():
+            return
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        count = shard_counts(self._manifest["count"])[shard]
+        for name, (dtype, shape) in _array_kinds(count, self._manifest["size_px"]).items():
+            with (part / f"{name}.npy").open("wb") as file:
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                file.truncate(file.tell() + dtype.itemsize * int(np.prod(shape)))
+        # Last, so that its being there says that the files are.
+        (part / "blocks").mkdir()
+
+    def done(self, block: range) -> None:
+        """See `sets.SetWriter`."""
+        shard = block.start // SHARD_PICTURES
+        self._left[shard].discard(block.start)
+        if not self._left[shard]:
+            self._complete(shard)
+
+    def close(self) -> None:
+        """See `sets.SetWriter`."""
+
+    def _block_file(self, block: range) -> Path:
+        return _block_file(self._folder, block, SHARD_PICTURES)
+
+    def _complete(self, shard: int) -> None:
+        """Join the labels of the blocks, rename the folder, and say so in the manifest; goes on where a kill cut it short."""
+        part, final = _part_folder(self._folder, shard), self._folder / shard_name(shard)
+        if not final.exists():
+            if not (part / "labels.npy").exists():
+                with replacing(part / "labels.npy") as temporary:
+                    np.save(temporary, np.concatenate([np.load(path) for path in sorted((part / "blocks").glob("[0-9]*.npy"))]))
+            shutil.rmtree(part / "blocks", ignore_errors=True)
+            os.replace(part, final)
+        labels = np.load(final / "labels.npy")
+        entry = {"name": shard_name(shard), "count": len(labels), "labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest()}
+        self._manifest["pieces"] = sorted([*self._manifest["pieces"], entry], key=lambda entry: entry["name"])
+        write_manifest(self._folder, self._manifest)
 
 
 class ShardReader:
-    """Pictures by index, memory-mapped.
+    """Pictures by index, memory-mapped; a `sheet.Pictures`. All hands are right hands.
 
     Args:
         folder: a set of shards.
@@ -181,28 +195,26 @@ class ShardReader:
 
     def __init__(self, folder: Path, allow_partial: bool = False, check_labels: bool = False) -> None:
         self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
+        self.manifest = read_manifest(self.folder, SHARDS)
         self.size_px: int = self.manifest["size_px"]
-        complete = {entry["name"]: entry for entry in self.manifest["shards"]}
+        complete = {entry["name"]: entry for entry in self.manifest["pieces"]}
         # Without gaps, so that a picture keeps its index while later shards are still being drawn.
         names = itertools.takewhile(complete.__contains__, map(shard_name, itertools.count()))
         shards = [complete[name] for name in names]
         total = sum(entry["count"] for entry in shards)
-        if total == 0 or (total < self.manifest["count"] and not allow_partial):
-            raise UserError(
-                f"expected {self.manifest['count']} pictures in '{folder}', but only {total} are complete; "
-                "run handmesh-synth with the same arguments again to finish"
-            )
-        coarse = self.size_px // PARTS_STRIDE
-        self._images = [self._map(e, "images", np.dtype(np.uint8), (e["count"], self.size_px, self.size_px, 3)) for e in shards]
-        self._parts = [self._map(e, "parts", np.dtype(np.uint8), (e["count"], coarse, coarse)) for e in shards]
-        self._labels = [self._map(e, "labels", LABEL_DTYPE, (e["count"],)) for e in shards]
+        if total == 0 or not allow_partial:
+            expect_complete(self.folder, self.manifest, total)
+        self._arrays = {
+            name: [self._map(entry, name, *_array_kinds(entry["count"], self.size_px)[name]) for entry in shards]
+            for name in ("images", "parts", "depth")
+        }
+        self._labels = [self._map(entry, "labels", LABEL_DTYPE, (entry["count"],)) for entry in shards]
         self._ends = np.cumsum([entry["count"] for entry in shards])
         if check_labels:
             for entry, labels in zip(shards, self._labels, strict=True):
                 if hashlib.sha256(labels.tobytes()).hexdigest() != entry["labels_sha256"]:
                     raise UserError(
-                        f"expected the labels of '{self.folder / entry['name']}' as the manifest says, but they differ; delete it"
+                        f"expected the labels of '{self.folder / entry['name']}' as the manifest says, but they differ; make the set again"
                     )
 
     def _map(self, entry: dict, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
@@ -222,15 +234,37 @@ class ShardReader:
 
     def images(self, index: int | np.ndarray) -> np.ndarray:
         """(S, S, 3) uint8 at an index, (N, S, S, 3) at an array of them."""
-        return self._take(self._images, index)
+        return self._take(self._arrays["images"], index)
 
     def parts(self, index: int | np.ndarray) -> np.ndarray:
-        """(S/4, S/4) uint8, or (N, S/4, S/4)."""
-        return self._take(self._parts, index)
+        """(S/4, S/4) uint8, or (N, S/4, S/4): 0 background or things, joint of `MANO_JOINTS` + 1, 17 forearm."""
+        return self._take(self._arrays["parts"], index)
 
-    def labels(self, index: int | np.ndarray) -> np.ndarray:
-        """() LABEL_DTYPE, or (N,)."""
+    def depth(self, index: int | np.ndarray) -> np.ndarray:
+        """(S/4, S/4) f16, or (N, S/4, S/4): z of hand or forearm minus that of the root joint in metres, 0 elsewhere."""
+        return self._take(self._arrays["depth"], index)
+
+    def labels(self, index: int | np.ndarray | None = None) -> np.ndarray:
+        """() LABEL_DTYPE, or (N,); without an index those of all pictures."""
+        if index is None:
+            return self._labels[0] if len(self._labels) == 1 else np.concatenate(self._labels)
         return self._take(self._labels, index)
+
+    def image(self, index: int, /) -> np.ndarray:
+        """(S, S, 3) uint8 RGB."""
+        return self.images(index)
+
+    def label(self, index: int, /) -> np.ndarray:
+        """() LABEL_DTYPE."""
+        return self.labels(index)
+
+    def overlay(self, index: int, /) -> np.ndarray:
+        """(S/4, S/4) uint8: what `parts` gives."""
+        return self.parts(index)
+
+    def is_left(self, index: int, /) -> bool:
+        """False: training mirrors pictures itself."""
+        return False
 
     def _take(self, arrays: list[np.ndarray], index: int | np.ndarray) -> np.ndarray:
         flat = np.atleast_1d(np.asarray(index))
