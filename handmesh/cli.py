@@ -32,6 +32,7 @@ _SYSTEM_PACKAGES = {
 # Package of an extra -> the extra.
 _EXTRAS = {
     "numba": "synth",
+    "threadpoolctl": "synth",
     "smplx": "mano",
     **dict.fromkeys(("torch", "torchvision", "timm", "lightning", "onnx", "onnxscript"), "train"),
 }

@@ -270,9 +270,11 @@ def split_ids(count: int, versions: int, validation_share: float = 0.05, seed: i
     """
     if not 0 <= validation_share <= 1:
         raise UserError(f"expected a validation share in 0..1, got {validation_share:g}; 0.05 is usual")
-    groups = -(-count // _NEIGHBOURS)
+    # Small sets have smaller groups, so that some are left to train on.
+    neighbours = min(_NEIGHBOURS, max(1, count // 20))
+    groups = -(-count // neighbours)
     held_out = np.random.default_rng(seed).permutation(groups)[: int(np.ceil(groups * validation_share))]
-    is_held_out = np.isin(np.arange(count) // _NEIGHBOURS, held_out)
+    is_held_out = np.isin(np.arange(count) // neighbours, held_out)
     ids = np.arange(count * versions)
     return ids[~is_held_out[ids % count]], ids[is_held_out[ids % count]]
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ import pytest
 import yaml
 from generated_mano import Arrays
 from measures import max_mm
+from threadpoolctl import threadpool_limits
 
 from handmesh import cli
 from handmesh.config import config_to_dict
@@ -304,3 +305,25 @@ def test_clip_shows_one_hand_then_two():
     assert [frame.shape for frame in frames] == [(72, 96, 3)] * 2
     skin_like = [(frame[..., 0].astype(int) > frame[..., 2] + 45).mean() for frame in frames]
     assert frames[0].dtype == np.uint8 and 0.01 < skin_like[0] < skin_like[1]
+
+
+def test_bytes_do_not_depend_on_threads(loaded_once):
+    # BLAS divides sums among its threads; at this size its results differ with their number.
+    job = _Collect([])
+    pictures = PictureSet(seed=11, pictures=SynthConfig(size_px=224))
+    places = load_places(None, None, pictures.pictures)
+    paint = command._painter_of(load_hand_model("open"), places, pictures, job)
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            paint(range(40))
+    assert np.array_equal(job.images[:40], job.images[40:])
+
+
+@dataclass(frozen=True)
+class _Collect:
+    """A job that keeps pictures instead of writing them."""
+
+    images: list[np.ndarray]
+
+    def write(self, block: range, draw: sets.Draw) -> None:
+        self.images.extend(draw(index, 0).image for index in block)

@@ -173,9 +173,18 @@ def test_backgrounds_come_from_where_the_shares_say(places, tmp_path):
     tint = {key: np.ptp(value.mean(axis=(1, 2)), axis=1) / value.mean(axis=(1, 2, 3)) for key, value in shares.items()}
     assert (tint[0.0, 1.0] < 0.5).all() and tint[0.0, 0.0].max() > 0.1 and not np.array_equal(shares[0.0, 0.0], shares[0.0, 1.0])
     assert np.array_equal(_backgrounds(places, replace(CONFIG, photo_share=1.0)), _backgrounds(places, replace(CONFIG, photo_share=0.0)))
+    # A torn photo gives way to the next; one that is none is refused before anything is drawn.
+    whole, torn = with_photos.photos[0], tmp_path / "torn.png"
+    torn.write_bytes(whole.read_bytes()[:40])
+    only = replace(CONFIG, photo_share=1.0)
+    assert np.array_equal(
+        _backgrounds(replace(places, photos=(torn, whole)), only), _backgrounds(replace(places, photos=(whole, whole)), only)
+    )
+    with pytest.raises(UserError, match="none in"):
+        _backgrounds(replace(places, photos=(torn,)), only)
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="cannot be read") as caught:
-        _backgrounds(Places(places.panoramas, (tmp_path / "broken.jpg",)), replace(CONFIG, photo_share=1.0))
+    with pytest.raises(UserError, match="which is none") as caught:
+        photo_paths(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -213,7 +222,15 @@ def test_procedural_rooms_are_places(monkeypatch):
         assert a.rgb.max() > 3 * np.median(a.rgb) and a.rgb.std() > 0.2
     levels = [float(panorama.lamp_rgb @ LUMINANCE) for panorama in first]
     assert max(levels) > 0.5 and not np.array_equal(first[0].rgb, first[1].rgb)
-    assert load_places(None, None, replace(CONFIG, panoramas=("not_read.hdr",))).panoramas
+    with pytest.raises(UserError, match="--hdri"):
+        load_places(None, None, replace(CONFIG, panoramas=("not_there.hdr",)))
+
+
+def test_a_dark_studio_keeps_its_lamp():
+    rgb = np.zeros((64, 128, 3), np.float32)
+    rgb[10:20, 30:40] = 5
+    panorama = panorama_of(rgb)
+    assert panorama.rgb.max() > 1 and 0.2 < panorama.ambient.max() < 50
 
 
 def test_folders_and_lists_of_panoramas(tmp_path):

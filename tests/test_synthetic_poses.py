@@ -259,12 +259,13 @@ def test_shares_of_labels(sampler):
     labels["focal_px"][7] = 0
     assert shares.fist_like(labels, sampler.anatomy).tolist() == [False, True] + [False] * 6
     assert shares.edge_on(labels).tolist() == [False, False, False, True, False, True, False, False]
-    assert shares.edge_on_deg(labels)[[0, 3, 4, 5]] == pytest.approx([90, 0, 90, 18], abs=1e-3) and np.isnan(shares.edge_on_deg(labels)[7])
+    assert np.abs(shares.palm_cosine(labels)[[0, 3, 4, 5]]) == pytest.approx(np.sin(np.radians([90, 0, 90, 18])), abs=1e-4)
+    assert np.isnan(shares.palm_cosine(labels)[7])
     assert shares.palm_cosine(labels)[[0, 4]] == pytest.approx([-1, 1])
     assert shares.monk_third(labels).tolist() == [0, 0, 1, 1, 1, 2, 2, -1]
     # Off-axis: a palm that faces along the picture's normal is turned from the ray that sees it.
     labels["root_m"][0] = (0.5, 0, 0.5)
-    assert shares.edge_on_deg(labels)[0] == pytest.approx(45)
+    assert abs(shares.palm_cosine(labels)[0]) == pytest.approx(np.sqrt(0.5))
 
 
 def test_shares_of_what_is_cut_and_hidden():

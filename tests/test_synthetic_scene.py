@@ -190,12 +190,32 @@ def test_what_a_thing_hides_is_not_visible(surface, places):
     def labels(config: SynthConfig) -> list[np.ndarray]:
         return [render_sample(surface, replace(config, size_px=64), places, 9, index).label for index in range(24)]
 
-    hidden, plain = labels(replace(CLEAN, occluder=1.0)), labels(CLEAN)
+    # Upright, so that the arm is not in front.
+    upright = replace(CLEAN, frontal_share=1.0)
+    hidden, plain = labels(replace(upright, occluder=1.0)), labels(upright)
     assert sum(int(label["visible"].sum()) for label in hidden) < sum(int(label["visible"].sum()) for label in plain)
     assert np.mean([label["seen"] for label in hidden]) < np.mean([label["seen"] for label in plain]) - 0.05
     inside = [((label["keypoints_px"] > 4) & (label["keypoints_px"] < 59)).all() for label in plain]
-    assert any(inside) and all(label["visible"].all() for label, is_in in zip(plain, inside, strict=True) if is_in)
+    # An arm that points at the camera hides the wrist.
+    assert any(inside) and all(label["visible"][1:].all() for label, is_in in zip(plain, inside, strict=True) if is_in)
     assert np.mean([label["seen"] for label, is_in in zip(plain, inside, strict=True) if is_in]) > 0.93
+
+
+def test_the_own_arm_hides_too_but_not_where_it_begins():
+    hidden = []
+    for nearer_m in (0.0, 0.1):
+        picture = scene.Picture(
+            *(np.zeros((8, 8), np.float32) for _ in range(4)),
+            nearness=np.full((16, 16), 1 / (0.5 - nearer_m), np.float32),
+            face_id=np.zeros((16, 16), np.int32),
+            face_owner=np.array([scene.ARM], np.uint8),
+        )
+        joints_m = np.repeat([[0.0, 0.0, 0.51]], 21, axis=0)
+        inside = np.ones((8, 8), bool)
+        hidden.append(21 - int(scene._visible(joints_m, np.full((21, 2), 4.0), picture, inside).sum()))
+        shown = scene._shown(picture, inside, np.full((8, 8), 1 / 0.5, np.float32))
+        assert shown.all() == (nearer_m == 0.0) and shown.any() == (nearer_m == 0.0)
+    assert hidden == [0, 21]
 
 
 def test_hands_that_stray_are_seen_less(surface, places):
@@ -368,6 +388,9 @@ def test_place_root_fits_the_box():
         {"padding": (1.8, 1.2)},
         {"tone": (0.0, 1.2)},
         {"exposure_sd": -1.0},
+        {"tilt_sd": float("nan")},
+        {"padding": (1.0, float("inf"))},
+        {"poses": PoseMixture(fist=float("nan"))},
         {"poses": PoseMixture(**dict.fromkeys(PoseMixture.__dataclass_fields__, 0.0))},
     ],
 )

@@ -1,6 +1,6 @@
 """Whether MediaPipe believes a set of rendered pictures: how often it finds the hand, and how near its landmarks are to the labels.
 
-    python tools/ask_detector.py SET [--confidence 0.3] [--every N] [--pad 0.5] [--worst worst.png]
+    python tools/ask_detector.py SET [--confidence 0.3] [--every N] [--pad SHARE] [--worst worst.png]
 
 Asked is every picture whose hand is present. A hand counts as found when the mean distance of a detection's 21 landmarks
 to the labels' keypoints is below 0.3 of the larger side of the keypoints' box, whichever side the detection says it is.

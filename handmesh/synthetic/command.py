@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import cv2
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits
 
 from handmesh.config import load_config
 from handmesh.errors import UserError, one_line
@@ -187,7 +188,9 @@ def _painter_of(model: HandModel, places: Places, pictures: PictureSet, job: set
         return render_sample(surface, pictures.pictures, places, pictures.seed, index, version)
 
     def paint(block: range) -> range:
-        job.write(block, draw)
+        # Sums of products depend on the number of threads in their last bits, and workers have one core each.
+        with threadpool_limits(1):
+            job.write(block, draw)
         return block
 
     return paint
@@ -213,10 +216,7 @@ class _Task:
 def _drawn_by_processes(task: _Task, todo: list[range], workers: int, begin: Callable[[range], None]) -> Generator[range, None, None]:
     """Blocks as they are finished, in any order."""
     context = multiprocessing.get_context("spawn")
-    with (
-        _one_thread_each(),
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(task,)) as pool,
-    ):
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(task,)) as pool:
         waiting, pending = iter(todo), set[Future[range]]()
         try:
             while True:
@@ -236,22 +236,6 @@ def _drawn_by_processes(task: _Task, todo: list[range], workers: int, begin: Cal
         finally:
             # After an error or Ctrl-C: what is being drawn is finished, the rest is left to the next run.
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Workers inherit these: numpy's small products are slower on several threads, and the cores are taken."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 _painter: _Painter | None = None

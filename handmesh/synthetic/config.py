@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
 from typing import Literal
 
 from handmesh.errors import UserError
@@ -38,7 +40,8 @@ class SynthConfig:
             (`geometry.crop.CROP_PADDING` at run time).
         offset_sd: standard deviation of the box's middle, over the box's side.
         anywhere_share: hands placed anywhere in the picture, whole, instead of near its middle.
-        focal_over_size: focal length over the picture's height, sampled evenly in its logarithm.
+        focal_over_size: focal length over the picture's height, sampled evenly in its logarithm; hands that would come nearer to the
+            camera than 12 cm get a longer one.
         negative_share: pictures without a hand.
         left_share: of the pictures with a hand, those of a left one; in the FreiHAND layout alone: shards hold right hands, which
             training mirrors.
@@ -84,9 +87,9 @@ class SynthConfig:
     offset_sd: float = 0.05
     anywhere_share: float = 0.0
     focal_over_size: Range = (1.3, 8.0)
-    negative_share: float = 0.06
+    negative_share: float = 0.08
     left_share: float = 0.25
-    strayed_share: float = 0.03
+    strayed_share: float = 0.05
     frontal_share: float = 0.5
     palm_share: float = 0.5
     view_spread: float = 1.0
@@ -134,6 +137,8 @@ class SynthConfig:
             raise UserError(f"expected aspect (width over height) in 0.5..2.5, got {self.aspect:g}; a webcam's is 1.333 or 1.778")
         for field in fields(self):
             value = getattr(self, field.name)
+            if not all(map(math.isfinite, _numbers(value))):
+                raise UserError(f"expected finite numbers in {field.name}, got {value}; change it")
             if isinstance(value, float) and field.name not in _FREE and not 0 <= value <= 1:
                 raise UserError(f"expected {field.name} in 0..1, got {value:g}; it is a share")
             if field.name in _FREE and value < 0:
@@ -156,6 +161,15 @@ class SynthConfig:
     def width_px(self) -> int:
         """Width of the picture, a multiple of 4."""
         return 4 * round(self.size_px * self.aspect / 4)
+
+
+def _numbers(value: object) -> Iterator[float]:
+    if isinstance(value, PoseMixture):
+        yield from astuple(value)
+    elif isinstance(value, tuple):
+        yield from (item for item in value if isinstance(item, float | int))
+    elif isinstance(value, float):
+        yield value
 
 
 _FREE = {"aspect", "offset_sd", "tilt_sd", "view_spread", "beta_sd", "exposure_sd", "white_balance_sd"}

@@ -298,9 +298,11 @@ class LayoutReader:
         try:
             array = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
-            raise UserError(f"expected '{path}', but it cannot be read ({error}); make the set again") from error
+            raise UserError(f"expected '{path}', but it cannot be read ({error}); delete it and draw it again") from error
         if array.dtype != dtype or array.shape != (self.manifest["count"],):
-            raise UserError(f"expected {self.manifest['count']} {dtype} in '{path}', got {array.shape} {array.dtype}; make the set again")
+            raise UserError(
+                f"expected {self.manifest['count']} {dtype} in '{path}', got {array.shape} {array.dtype}; delete it and draw it again"
+            )
         return array
 
     def __len__(self) -> int:
@@ -309,6 +311,8 @@ class LayoutReader:
 
     def image(self, index: int, /, version: int = 0) -> np.ndarray:
         """(H, W, 3) uint8 RGB, mirrored where `is_left`."""
+        if not 0 <= version < self.manifest["versions"]:
+            raise IndexError(f"expected a version in 0..{self.manifest['versions'] - 1}, got {version}")
         of_kind = int((self._kinds == self._kinds[index]).sum())
         path = self._path("rgb", index, int(self._numbers[index]) + version * of_kind)
         return cv2.cvtColor(read_picture(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

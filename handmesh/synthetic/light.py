@@ -19,6 +19,8 @@ from handmesh.synthetic.rooms import room_pictures, table_top
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+# JPEG, PNG, WebP and BMP.
+_PHOTO_STARTS = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM")
 _PANORAMA_HEIGHT = 512
 _LAMP_HEIGHT = 128
 _LAMP_CONE = math.cos(math.radians(25))
@@ -73,6 +75,10 @@ def load_places(hdri: Path | None, backgrounds: Path | None, config: SynthConfig
     Raises:
         UserError: a folder that is missing or holds nothing to use, or a panorama that cannot be read.
     """
+    if hdri is None and config.panoramas:
+        raise UserError(
+            f"expected --hdri with the panoramas that the config lists ({', '.join(config.panoramas)}), got none; give their folder"
+        )
     panoramas = procedural_rooms() if hdri is None else tuple(read_panorama(path) for path in panorama_paths(hdri, config))
     return Places(panoramas, () if backgrounds is None else tuple(photo_paths(backgrounds)))
 
@@ -89,7 +95,7 @@ def panorama_paths(hdri: Path, config: SynthConfig) -> list[Path]:
         UserError: no such folder, a listed file that is missing, or nothing left.
     """
     folder = Path(hdri)
-    found = sorted(folder.glob("*.hdr")) if folder.is_dir() else []
+    found = sorted(path for path in folder.glob("*.hdr") if path.is_file()) if folder.is_dir() else []
     if not found:
         raise UserError(
             f"expected a folder of equirectangular .hdr files, got '{hdri}', which has none; leave --hdri out for procedural rooms"
@@ -111,7 +117,7 @@ def photo_paths(backgrounds: Path) -> list[Path]:
     """The photos of a folder and its subfolders, by path.
 
     Raises:
-        UserError: no such folder, or no photo in it.
+        UserError: no such folder, no photo in it, or a file that is none.
     """
     folder = Path(backgrounds)
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_ENDINGS and path.is_file()) if folder.is_dir() else []
@@ -119,6 +125,11 @@ def photo_paths(backgrounds: Path) -> list[Path]:
         raise UserError(
             f"expected a folder of photos ({' '.join(PHOTO_ENDINGS)}), got '{backgrounds}', which has none; leave --backgrounds out"
         )
+    for path in found:
+        with path.open("rb") as file:
+            start = file.read(16)
+        if not start.startswith(_PHOTO_STARTS):
+            raise UserError(f"expected a photo, got '{path}', which is none; remove it from the folder of backgrounds")
     return found
 
 
@@ -128,7 +139,11 @@ def read_panorama(path: Path) -> Panorama:
     Raises:
         UserError: not a picture twice as wide as high.
     """
-    bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED) if path.stat().st_size else None
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"expected an .hdr picture that can be read, got '{path}' ({error.strerror}); mend it or take it away") from error
+    bgr = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if bgr is None or bgr.ndim != 3:
         raise UserError(f"expected an equirectangular .hdr picture, got '{path}', which cannot be read; remove it from the folder")
     height, width = bgr.shape[:2]
@@ -144,14 +159,21 @@ def panorama_of(rgb: np.ndarray) -> Panorama:
         rgb = cv2.resize(rgb, (2 * _PANORAMA_HEIGHT, _PANORAMA_HEIGHT), interpolation=cv2.INTER_AREA)
     upright = np.sin((np.arange(len(rgb)) + 0.5) / len(rgb) * np.pi)[:, None]
     # The sun is some thousand times the sky: the colour of a place is that of the rest.
-    bright = np.minimum(rgb, 60 * np.median(rgb @ LUMINANCE))
+    bright = np.minimum(rgb, 60 * _usual(rgb))
     mean = (bright * upright[..., None]).sum(axis=(0, 1)) / (upright.sum() * bright.shape[1])
     # A camera's white balance takes most of the tint of a place away, not all.
     rgb = (rgb / np.maximum(mean**0.85 * (mean @ LUMINANCE) ** 0.15, 1e-9)).astype(np.float32)
     small = cv2.resize(rgb, (2 * _LAMP_HEIGHT, _LAMP_HEIGHT), interpolation=cv2.INTER_AREA)
     direction, lamp_rgb, rest = split_lamp(small)
     ambient = irradiance(small)
-    return Panorama(np.minimum(rgb, 60 * np.median(rgb @ LUMINANCE)).astype(np.float32), ambient, irradiance(rest), direction, lamp_rgb)
+    return Panorama(np.minimum(rgb, 60 * _usual(rgb)).astype(np.float32), ambient, irradiance(rest), direction, lamp_rgb)
+
+
+def _usual(rgb: np.ndarray) -> float:
+    """Median luminance of what is not black: a studio may be little more than its lamps."""
+    luminance = rgb @ LUMINANCE
+    lit = luminance[luminance > 1e-4 * luminance.max()]
+    return float(np.median(lit)) if lit.size else 1.0
 
 
 def _sphere(height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -409,16 +431,25 @@ def _look_through(panorama, R_world_camera, focal_px, rgb):
 _LINEAR_OF_BYTE = srgb_to_linear(np.arange(256) / 255).astype(np.float32)
 
 
-def _photo(look: np.random.Generator, photos: tuple[Path, ...], width_px: int, height_px: int) -> np.ndarray:
-    """A random part of a random photo, upright, perhaps mirrored: (H, W, 3) f32 linear."""
-    path = photos[look.integers(len(photos))]
-    share, across, down, is_mirrored = look.uniform(0.5, 1.0), look.random(), look.random(), look.random() < 0.5
+def _read_photo(path: Path) -> np.ndarray | None:
+    """(H, W, 3) uint8 BGR, or None for what cannot be decoded."""
     data = np.fromfile(path, np.uint8)
     # Large files are large pictures: decoding them at a part of their size is several times as fast.
     flag = cv2.IMREAD_COLOR if data.size < 200_000 else cv2.IMREAD_REDUCED_COLOR_2 if data.size < 1_500_000 else cv2.IMREAD_REDUCED_COLOR_4
-    bgr = cv2.imdecode(data, flag) if data.size else None
-    if bgr is None:
-        raise UserError(f"expected a photo, got '{path}', which cannot be read; remove it from the folder of backgrounds")
+    return cv2.imdecode(data, flag) if data.size else None
+
+
+def _photo(look: np.random.Generator, photos: tuple[Path, ...], width_px: int, height_px: int) -> np.ndarray:
+    """A random part of a random photo, upright, perhaps mirrored: (H, W, 3) f32 linear."""
+    first = int(look.integers(len(photos)))
+    share, across, down, is_mirrored = look.uniform(0.5, 1.0), look.random(), look.random(), look.random() < 0.5
+    # A torn file gives way to the next: it must not stop a set that is half drawn.
+    for path in photos[first:] + photos[:first]:
+        bgr = _read_photo(path)
+        if bgr is not None:
+            break
+    else:
+        raise UserError(f"expected photos, got none in '{photos[0].parent}' that can be read; choose another --backgrounds")
     height, width = bgr.shape[:2]
     scale = share * min(width / width_px, height / height_px)
     w, h = max(1, int(scale * width_px)), max(1, int(scale * height_px))

@@ -451,13 +451,14 @@ def part_and_depth(sx, sy, f, screen, faces, vertex_part):
 
 
 @_jit
-def silhouette(screen, faces, mask):
+def silhouette(screen, faces, mask, nearness):
     """Mark the pixels whose centre a mesh covers.
 
     Args:
         screen: (N, 3) f32 x, y in pixels and a nearness, 0 for "drop my triangles".
         faces: (F, 3) i32, seen from either side: the wrist is open.
         mask: (H, W) u8; covered pixels become 255, others are left.
+        nearness: (H, W) f32 of the mesh's nearest point; where it is nearer than what is there, it is written.
     """
     height, width = mask.shape
     for f in range(len(faces)):
@@ -477,29 +478,9 @@ def silhouette(screen, faces, mask):
                 wc = dcx * (x - ax) + dcy * (y - ay)
                 if wb >= 0 and wc >= 0 and wb + wc <= 1:
                     mask[y, x] = 255
-
-
-@_jit
-def look_through(panorama, R_world_camera, focal_px, size_px, rgb):
-    """A pinhole picture (S, S, 3) of an equirectangular panorama (H, W, 3) f32, y down, bilinear."""
-    height, width = panorama.shape[0], panorama.shape[1]
-    middle = (size_px - 1) / 2
-    for y in range(size_px):
-        for x in range(size_px):
-            dx, dy, dz = (x - middle) / focal_px, (y - middle) / focal_px, 1.0
-            wx = R_world_camera[0, 0] * dx + R_world_camera[0, 1] * dy + R_world_camera[0, 2] * dz
-            wy = R_world_camera[1, 0] * dx + R_world_camera[1, 1] * dy + R_world_camera[1, 2] * dz
-            wz = R_world_camera[2, 0] * dx + R_world_camera[2, 1] * dy + R_world_camera[2, 2] * dz
-            u = (math.atan2(wx, wz) / (2 * math.pi) + 1.0) * width
-            v = (math.atan2(wy, math.sqrt(wx * wx + wz * wz)) / math.pi + 0.5) * height - 0.5
-            v = min(max(v, 0.0), height - 1.001)
-            iu, iv = int(u), int(v)
-            fu, fv = np.float32(u - iu), np.float32(v - iv)
-            u0, u1 = iu % width, (iu + 1) % width
-            for k in range(3):
-                top = panorama[iv, u0, k] * (1 - fu) + panorama[iv, u1, k] * fu
-                low = panorama[iv + 1, u0, k] * (1 - fu) + panorama[iv + 1, u1, k] * fu
-                rgb[y, x, k] = top * (1 - fv) + low * fv
+                    near = (1 - wb - wc) * screen[a, 2] + wb * screen[b, 2] + wc * screen[c, 2]
+                    if near > nearness[y, x]:
+                        nearness[y, x] = near
 
 
 @_jit

@@ -44,8 +44,11 @@ NO_POSE = 255
 PARTS_STRIDE = 4
 NEAR_M = 0.03
 Kind = Literal["right", "left", "negative"]
-# A joint lies inside the hand: a thing hides it only when it is nearer than this.
-_HIDING_M = 0.015
+# Whose a triangle is.
+THING, HAND, ARM = 0, 1, 2
+# A joint lies inside the hand: a thing hides it only when it is nearer by more than this, and the own arm, its cuffs and bands,
+# which begin around the wrist, when they are nearer by more than that.
+_HIDING_M, _OWN_ARM_M = 0.015, 0.04
 _NEAREST_JOINT_M = 0.12
 _SHADOW_PX = 160
 _SILHOUETTE_PX = 128
@@ -62,12 +65,12 @@ class Sample:
         image: (H, W, 3) uint8 RGB.
         label: () LABEL_DTYPE, of a right hand in the picture's camera, whose principal point is ((W-1)/2, (H-1)/2).
             `rotmats` parent-relative, the first in the camera; `root_m` joint `skeleton.ROOT`; `visible` 1 where a joint is inside
-            and not hidden by other things (the hand may hide it itself); `presence` 1, 0, or -1 for not scored; `tone` 0..1 over
-            the Monk scale; `seen` the share of the hand's silhouette that is inside and not hidden by other things; `pose` in
+            and not hidden by things or by the own arm (the hand may hide it itself); `presence` 1, 0, or -1 for not scored; `tone`
+            0..1 over the Monk scale; `seen` the share of the hand's silhouette that is inside and not hidden by them; `pose` in
             POSE_KINDS, or NO_POSE. Without a hand: zeros and identities.
-        parts: (H/4, W/4) uint8: 0 background or things, joint of `MANO_JOINTS` + 1, 17 forearm.
+        parts: (H/4, W/4) uint8: 0 background or things, joint of `MANO_JOINTS` + 1 (rings with their finger), 17 the arm and what it wears.
         depth_m: (H/4, W/4) float16: z of hand or forearm minus the root's, 0 where parts is 0.
-        mask: (H, W) uint8: 255 where the hand is, whatever hides it, without the forearm.
+        mask: (H, W) uint8: 255 where the labelled mesh is, whatever hides it, also beyond a black frame edge; without the forearm.
     """
 
     image: np.ndarray
@@ -138,11 +141,12 @@ def render_sample(model: HandModel | HandSurface, config: SynthConfig, places: P
         parts[is_cut] = 0
         depth_m[is_cut] = 0
     if joints_m is not None and vertices_m is not None:
+        faces, nearness = np.ascontiguousarray(surface.model.faces, dtype=np.int32), np.zeros((height, width), np.float32)
+        raster.silhouette(_projected(vertices_m, focal_px, width, height), faces, mask, nearness)
+        shown = _shown(picture, inside, nearness)
         label["visible"] = _visible(joints_m, label["keypoints_px"], picture, inside)
         label["presence"] = presence_of(label["visible"])
-        faces = np.ascontiguousarray(surface.model.faces, dtype=np.int32)
-        raster.silhouette(_projected(vertices_m, focal_px, width, height), faces, mask)
-        label["seen"] = _seen(mask, vertices_m, faces, focal_px, picture, inside)
+        label["seen"] = min(1.0, np.count_nonzero(shown) / max(_area_px(vertices_m, faces, focal_px), 1.0))
     return Sample(image, label, parts, depth_m.astype(np.float16), mask)
 
 
@@ -219,7 +223,7 @@ def _shift(rng: np.random.Generator, config: SynthConfig, padding: float) -> np.
         away = np.array([np.cos(angle), np.sin(angle)])
         # From the middle to the picture's border that way, then between just inside of it and just outside.
         border = float(np.min(half / np.maximum(np.abs(away), 1e-6)))
-        shift = away * (border + rng.uniform(-0.4, 0.55))
+        shift = away * (border + rng.uniform(-0.45, 0.4))
     return shift
 
 
@@ -328,7 +332,7 @@ class Picture:
         depth_m: (H/4, W/4) f32 behind the root.
         nearness: (2H, 2W) f32 1/z.
         face_id: (2H, 2W) i32, -1 for none.
-        face_is_hand: (F,) bool, hand or forearm.
+        face_owner: (F,) u8 THING, HAND (rings too) or ARM (with what it wears); (1,) when nothing is drawn.
     """
 
     rgb: np.ndarray
@@ -337,7 +341,7 @@ class Picture:
     depth_m: np.ndarray
     nearness: np.ndarray
     face_id: np.ndarray
-    face_is_hand: np.ndarray
+    face_owner: np.ndarray
 
 
 def draw(
@@ -369,7 +373,7 @@ def draw(
     noise_offset = look.uniform(0, 64, 3).astype(np.float32)
     has_shadow = look.random() < config.cast_shadow and light.rgb.max() > 0.05
     if not meshes:
-        return Picture(rgb, alpha, parts, depth_m, nearness, face_id, np.zeros(0, bool))
+        return Picture(rgb, alpha, parts, depth_m, nearness, face_id, np.zeros(1, np.uint8))
     starts = np.cumsum([0] + [len(mesh.vertices_m) for mesh in meshes])
     vertices_m = np.concatenate([mesh.vertices_m for mesh in meshes]).astype(np.float32)
     faces = np.concatenate([mesh.faces + start for mesh, start in zip(meshes, starts[:-1], strict=True)]).astype(np.int32)
@@ -408,7 +412,9 @@ def draw(
         rgb=rgb,
         alpha=alpha,
     )
-    return Picture(rgb, alpha, parts, depth_m, nearness, face_id, vertex_part[faces[:, 0]] > 0)
+    part = vertex_part[faces[:, 0]]
+    owner = np.where(part == 0, THING, np.where(part == FOREARM_PART, ARM, HAND)).astype(np.uint8)
+    return Picture(rgb, alpha, parts, depth_m, nearness, face_id, owner)
 
 
 def _shadow_map(
@@ -443,28 +449,37 @@ def _projected(vertices_m: np.ndarray, focal_px: float, width: int, height: int)
     return np.concatenate([vertices_m[:, :2] * focal_px * near + ((width - 1) / 2, (height - 1) / 2), near], axis=1).astype(np.float32)
 
 
-def _seen(mask: np.ndarray, vertices_m: np.ndarray, faces: np.ndarray, focal_px: float, picture: Picture, inside: np.ndarray) -> float:
-    """Share of a hand's silhouette that is inside the picture and shows the hand or its own arm."""
-    face = picture.face_id[:: raster.SUPERSAMPLE, :: raster.SUPERSAMPLE]
-    shown = (mask > 0) & inside & (face >= 0) & picture.face_is_hand[face]
-    # The whole silhouette, inside or not, in a small picture of its own.
+def _shown(picture: Picture, inside: np.ndarray, nearness: np.ndarray) -> np.ndarray:
+    """(H, W) bool: where the hand is, by its own `nearness`, and nothing that is clearly nearer hides it."""
+    at = slice(None, None, raster.SUPERSAMPLE)
+    face, in_front = picture.face_id[at, at], picture.nearness[at, at]
+    # The twin that is drawn differs from the labelled mesh by a millimetre or two.
+    gap_m = 1 / np.maximum(nearness, 1e-6) - 1 / np.maximum(in_front, 1e-6)
+    owner = picture.face_owner[face]
+    is_own = (owner == HAND) | ((owner == ARM) & (gap_m < _OWN_ARM_M)) | ((owner == THING) & (gap_m < 0.001))
+    return (nearness > 0) & inside & (face >= 0) & is_own
+
+
+def _area_px(vertices_m: np.ndarray, faces: np.ndarray, focal_px: float) -> float:
+    """Area of a mesh's silhouette in pixels, inside of the picture or not: in a small picture of its own."""
     screen = _projected(vertices_m, focal_px, 1, 1)
     low, high = screen[:, :2].min(axis=0), screen[:, :2].max(axis=0)
     step = float((high - low).max()) / (_SILHOUETTE_PX - 2)
     screen[:, :2] = (screen[:, :2] - low) / step + 0.5
-    whole = np.zeros((_SILHOUETTE_PX, _SILHOUETTE_PX), np.uint8)
-    raster.silhouette(screen, faces, whole)
-    return min(1.0, float(np.count_nonzero(shown)) / max(np.count_nonzero(whole) * step**2, 1.0))
+    mask, nearness = np.zeros((_SILHOUETTE_PX, _SILHOUETTE_PX), np.uint8), np.zeros((_SILHOUETTE_PX, _SILHOUETTE_PX), np.float32)
+    raster.silhouette(screen, faces, mask, nearness)
+    return float(np.count_nonzero(mask)) * step**2
 
 
 def _visible(joints_m: np.ndarray, keypoints_px: np.ndarray, picture: Picture, inside: np.ndarray) -> np.ndarray:
-    """(21,) u8: inside the picture, and nothing but the hand and its arm nearer than the joint by `_HIDING_M`."""
+    """(21,) u8: inside the picture, and nothing but the hand itself is clearly nearer than the joint."""
     height, width = inside.shape
     pixel = np.rint(keypoints_px).astype(int)
     is_in = ((pixel >= 0) & (pixel < (width, height))).all(axis=1)
     x, y = np.clip(pixel, 0, (width - 1, height - 1)).T
     is_in &= inside[y, x]
     face = picture.face_id[raster.SUPERSAMPLE * y, raster.SUPERSAMPLE * x]
-    depth_m = 1 / np.maximum(picture.nearness[raster.SUPERSAMPLE * y, raster.SUPERSAMPLE * x], 1e-6)
-    is_thing = (face >= 0) & ~picture.face_is_hand[face]
-    return (is_in & ~(is_thing & (depth_m < joints_m[:, 2] - _HIDING_M))).astype(np.uint8)
+    gap_m = joints_m[:, 2] - 1 / np.maximum(picture.nearness[raster.SUPERSAMPLE * y, raster.SUPERSAMPLE * x], 1e-6)
+    owner = picture.face_owner[face]
+    is_hidden = (face >= 0) & (((owner == THING) & (gap_m > _HIDING_M)) | ((owner == ARM) & (gap_m > _OWN_ARM_M)))
+    return (is_in & ~is_hidden).astype(np.uint8)

@@ -18,6 +18,7 @@ from handmesh import __version__
 from handmesh.config import config_to_dict
 from handmesh.errors import UserError
 from handmesh.hand_model import HandModel
+from handmesh.hand_model.assets import load_dense_twin
 from handmesh.synthetic.config import PictureSet
 from handmesh.synthetic.scene import PICTURES, Sample
 from handmesh.synthetic.sheet import Pictures
@@ -111,6 +112,7 @@ def plan_manifest(pictures: PictureSet, model: HandModel, panoramas: Iterable[Pa
         "width_px": pictures.pictures.width_px,
         "hand_model": model.id,
         "hand_model_sha256": model_sha256(model),
+        "drawn_sha256": model_sha256(load_dense_twin(model)),
         "panoramas": listed,
         "backgrounds": {"count": len(behind), "sha256": together.hexdigest() if behind else ""},
         "config": config_to_dict(pictures.pictures),
@@ -181,14 +183,16 @@ def read_manifest(folder: Path, format_id: str | None = None) -> dict[str, Any]:
             f"expected a set of pictures with a {MANIFEST}, got '{folder}' ({error.strerror}); make one with handmesh-synth"
         ) from error
     except ValueError as error:
-        raise UserError(f"expected '{path}' to be JSON, but it cannot be read ({error}); make the set again") from error
+        raise UserError(f"expected '{path}' to be JSON, but it cannot be read ({error}); delete the folder and draw it again") from error
     wanted = (format_id,) if format_id else tuple(FORMATS.values())
     found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
     if found not in wanted:
-        raise UserError(f"expected format '{' or '.join(wanted)}' in '{path}', got {found!r}; make the set again with this version")
+        raise UserError(
+            f"expected format '{' or '.join(wanted)}' in '{path}', got {found!r}; delete the folder and draw it with this version"
+        )
     missing = [key for key in ("count", "versions", "size_px", "width_px", "hand_model", "pieces") if key not in manifest]
     if missing:
-        raise UserError(f"expected {', '.join(missing)} in '{path}', which leaves them out; make the set again")
+        raise UserError(f"expected {', '.join(missing)} in '{path}', which leaves them out; delete the folder and draw it again")
     return manifest
 
 

@@ -214,7 +214,7 @@ class ShardReader:
             for entry, labels in zip(shards, self._labels, strict=True):
                 if hashlib.sha256(labels.tobytes()).hexdigest() != entry["labels_sha256"]:
                     raise UserError(
-                        f"expected the labels of '{self.folder / entry['name']}' as the manifest says, but they differ; make the set again"
+                        f"expected the labels of '{self.folder / entry['name']}' as the manifest says, but they differ; draw the set again"
                     )
 
     def _map(self, entry: dict, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
@@ -223,10 +223,10 @@ class ShardReader:
             array = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise UserError(
-                f"expected '{path}' as {self.folder / MANIFEST} says, but it cannot be read ({error}); make the set again"
+                f"expected '{path}' as {self.folder / MANIFEST} says, but it cannot be read ({error}); delete it and draw it again"
             ) from error
         if array.dtype != dtype or array.shape != shape:
-            raise UserError(f"expected {shape} {dtype} in '{path}', got {array.shape} {array.dtype}; make the set again")
+            raise UserError(f"expected {shape} {dtype} in '{path}', got {array.shape} {array.dtype}; delete it and draw it again")
         return array
 
     def __len__(self) -> int:

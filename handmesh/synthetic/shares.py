@@ -46,11 +46,6 @@ def palm_cosine(labels: np.ndarray) -> np.ndarray:
     return np.where(has_hand(labels), cosine, np.nan)
 
 
-def edge_on_deg(labels: np.ndarray) -> np.ndarray:
-    """Degrees between the palm's plane and the line of sight: 0 for the thin side, 90 for palm or back; NaN without a hand."""
-    return np.degrees(np.arcsin(np.clip(np.abs(palm_cosine(labels)), 0, 1)))
-
-
 def edge_on(labels: np.ndarray) -> np.ndarray:
     """Bool: the camera sees the hand's thin side (`EDGE_ON_COSINE`)."""
     return np.abs(palm_cosine(labels)) < EDGE_ON_COSINE

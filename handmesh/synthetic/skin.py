@@ -118,7 +118,7 @@ def skin_masks(points: np.ndarray, normal: np.ndarray, skin: np.ndarray, templat
             if step == 2:
                 side = offset @ anatomy.flexion_axes[joint]
                 back = (normal @ anatomy.pads[joint]) < -0.25
-                width = 0.8 * np.abs(side[(own > 0.9) & (along > 0.3 * length)]).max()
+                width = 0.8 * np.abs(side[(own > 0.9) & (along > 0.3 * length)]).max(initial=1e-3)
                 shape = ((along / length - 0.67) / 0.30) ** 4 + (side / width) ** 4
                 on = own * back * (1 - _smoothstep(0.75, 1.05, shape))
                 nail = np.maximum(nail, on)
@@ -248,7 +248,7 @@ class Skin:
 
 def sample_skin(look: np.random.Generator, tone: float, config: SynthConfig) -> Skin:
     """Skin of a tone (0 the lightest .. 1 the darkest of the Monk scale), and how strongly its details show."""
-    rgb = skin_rgb(tone, look.uniform(0.55, 1.0)) * look.uniform(0.85, 1.1) * (1 + look.normal(0, 0.02, 3))
+    rgb = skin_rgb(tone, look.uniform(0.75, 1.1)) * look.uniform(0.85, 1.1) * (1 + look.normal(0, 0.02, 3))
     return Skin(np.clip(rgb, 0.01, 0.9), skin_material(look, tone, config), int(look.integers(_VARIANTS)))
 
 
@@ -264,9 +264,9 @@ def skin_material(look: np.random.Generator, tone: float, config: SynthConfig) -
         specular=look.uniform(0.01, 0.07) * (1 + tone),
         shininess=look.uniform(8, 45),
         wrap=look.uniform(0.1, 0.4),
-        speckle=speckle**3 * look.uniform(0.1, 0.5) * (1 - 0.6 * tone),
+        speckle=speckle**3 * look.uniform(0.1, 0.35) * (1 - 0.6 * tone),
         speckle_freq=look.uniform(700, 2400),
-        speckle_from=look.uniform(1.4, 2.4),
+        speckle_from=look.uniform(1.7, 2.8),
         relief=relief,
     )
     # The palm of a dark hand is much lighter than its back; that of a light one only pinker.
@@ -275,7 +275,7 @@ def skin_material(look: np.random.Generator, tone: float, config: SynthConfig) -
     edge = np.array([1.1, 1.18, 1.2]) + tone * look.uniform(0.2, 0.8)
     if look.random() < config.varnish:
         nail, edge = look.uniform(0.1, 1.6, 3), np.ones(3)
-    crease = 1 - look.uniform(0.12, 0.45) * np.array([0.7, 1.0, 1.0])
+    crease = 1 - look.uniform(0.06, 0.32) * np.array([0.7, 1.0, 1.0])
     knuckle = 1 - look.uniform(0.0, 0.22) * np.array([0.25, 1.0, 0.9]) - 0.15 * tone
     vein = 1 - min(relief, 1.0) * look.uniform(0.0, 0.22) * (1 - 0.7 * tone) * np.array([1.0, 0.55, 0.35])
     row[raster.M_TINTS :] = np.concatenate([palm, nail, crease, knuckle, vein, edge])
