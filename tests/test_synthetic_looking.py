@@ -88,9 +88,10 @@ def test_a_sheet_shows_pictures_plain_and_with_labels(hand_model, tmp_path):
     label = hand_label(hand_model)
     draw_sheet(MadePictures([label, no_hand_label()]), tmp_path / "sheet.png")
     sheet = read_rgb(tmp_path / "sheet.png")
-    below = len(sheet) - 5 * SIZE
-    assert sheet.shape[1] == 10 * SIZE and below > 5 * SIZE
-    assert np.all(sheet[:SIZE, :SIZE] == 100) and np.all(sheet[:SIZE, SIZE : 2 * SIZE] == 101) and not sheet[: 5 * SIZE, 2 * SIZE :].any()
+    # As many rows as are needed.
+    below = len(sheet) - SIZE
+    assert sheet.shape[1] == 10 * SIZE and SIZE < below < 1.3 * SIZE
+    assert np.all(sheet[:SIZE, :SIZE] == 100) and np.all(sheet[:SIZE, SIZE : 2 * SIZE] == 101) and not sheet[:SIZE, 2 * SIZE :].any()
     x, y = np.rint(label["keypoints_px"]).astype(int).T
     assert np.all(sheet[below + y, x].min(axis=-1) > 180)
     assert list(tmp_path.iterdir()) == [tmp_path / "sheet.png"]
@@ -103,7 +104,7 @@ def test_wide_frames_are_scaled_and_their_labels_with_them(hand_model, tmp_path)
     sheet = read_rgb(tmp_path / "sheet.png")
     assert sheet.shape[1] <= 2400
     scale = sheet.shape[1] / 5 / width
-    marked = sheet[len(sheet) - 4 * round(height * scale) :]
+    marked = sheet[len(sheet) - round(height * scale) :]
     x, y = np.rint((label["keypoints_px"] + 0.5) * scale - 0.5).astype(int).T
     assert np.all(marked[y, x].min(axis=-1) > 150)
 

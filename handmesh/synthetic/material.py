@@ -12,6 +12,12 @@ def srgb_to_linear(srgb: np.ndarray) -> np.ndarray:
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
+def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
+    """0 up to `low`, 1 from `high` on, level at both ends: for masks and forms that blend."""
+    t = np.clip((x - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
 def plain_material(**columns: float) -> np.ndarray:
     """A material row with neutral tints; keywords: noise_low, freq_low, noise_high, freq_high, specular, shininess, wrap,
     speckle, speckle_freq, speckle_from, relief."""

@@ -7,7 +7,7 @@ from bisect import bisect
 import numpy as np
 
 from handmesh.geometry.rotation import rotvec_to_rotmat
-from handmesh.synthetic.material import plain_material, random_rgb
+from handmesh.synthetic.material import plain_material, random_rgb, smoothstep
 from handmesh.synthetic.shapes import circle, ellipsoid, fabric, glossy, joined, limb, placed, tube
 from handmesh.synthetic.skin import Skin
 from handmesh.synthetic.surface import Mesh
@@ -89,18 +89,13 @@ def _head(rng: Rng, look: Rng, tone: Skin) -> list[Mesh]:
     style = _HAIR_STYLES[rng.integers(len(_HAIR_STYLES))]
     meshes += _hair(rng, look, points, style, hair_rgb, front)
     if rng.random() < 0.22:
-        on = _smooth((_DOWN - rng.uniform(0.3, 0.5)) / 0.2) * _smooth((_FRONT + 0.25) / 0.4)
+        on = smoothstep(0, 1, (_DOWN - rng.uniform(0.3, 0.5)) / 0.2) * smoothstep(0, 1, (_FRONT + 0.25) / 0.4)
         on *= 1 - np.exp(-(((_DOWN - 0.52) / 0.1) ** 2) - (_SIDE / 0.2) ** 2)
         grown = points * (1 + (0.09 + rng.uniform(0.0, 0.12)) * on[..., None] - 0.06)
         meshes.append(tube(grown, grown * (1, 0.3, 1), hair_rgb * 0.9, _hair_material(look)))
     if rng.random() < 0.28:
         meshes.append(_glasses(rng, look, eye_x, eye_y, wide, front))
     return meshes
-
-
-def _smooth(t: np.ndarray) -> np.ndarray:
-    t = np.clip(t, 0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def _hair_rgb(look: Rng) -> np.ndarray:
@@ -146,7 +141,7 @@ def _hair(rng: Rng, look: Rng, points: np.ndarray, style: str, rgb: np.ndarray, 
         line = np.maximum(line, _HEAD[..., 2] * 1.2 + rng.uniform(0.2, 0.4) * _SIDE + 0.1)
     if style == "scarf":
         line = np.maximum(line, 0.95 - ((_SIDE / 0.62) ** 2 + ((_DOWN - 0.12) / 0.8) ** 2) ** -1 * _FRONT)
-    on = _smooth(line / 0.22)
+    on = smoothstep(0, 1, line / 0.22)
     thick = {"buzz": 0.05, "short": 0.16, "parted": 0.2, "long": 0.17, "curly": 0.36, "tied": 0.1, "scarf": 0.12, "cap": 0.1}[style]
     thick *= rng.uniform(0.8, 1.3)
     uneven = 1 + rng.normal(0, 0.16 if style == "curly" else 0.07, on.shape)
@@ -156,7 +151,7 @@ def _hair(rng: Rng, look: Rng, points: np.ndarray, style: str, rgb: np.ndarray, 
         grown[..., 0] += 0.012 * np.maximum(up, 0) * rng.choice((-1.0, 1.0))
     if style in ("long", "scarf"):
         fall = rng.uniform(0.03, 0.16) if style == "long" else 0.07
-        hanging = on * _smooth((_DOWN - 0.05) / 0.6)
+        hanging = on * smoothstep(0, 1, (_DOWN - 0.05) / 0.6)
         grown[..., 1] += fall * hanging
         grown[..., 0] *= 1 + 0.5 * hanging
         grown[..., 2] += 0.02 * hanging

@@ -63,6 +63,7 @@ def draw_sheet(pictures: Pictures, path: Path) -> None:
     scale = min(1.0, _SHEET_PX / (columns * width))
     tile = (round(width * scale), round(height * scale))
     shown = range(min(columns * rows, len(pictures)))
+    rows = -(-len(shown) // columns)
     images = [cv2.resize(pictures.image(index), tile, interpolation=cv2.INTER_AREA) for index in shown]
     marked = [
         mark_labels(image, pictures.overlay(index), _scaled(pictures.label(index), scale), pictures.is_left(index))

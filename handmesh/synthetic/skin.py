@@ -12,7 +12,7 @@ from handmesh.hand_model.articulation import Anatomy
 from handmesh.skeleton import FINGERS, MANO_JOINTS
 from handmesh.synthetic import raster
 from handmesh.synthetic.config import SynthConfig
-from handmesh.synthetic.material import plain_material, srgb_to_linear
+from handmesh.synthetic.material import plain_material, smoothstep, srgb_to_linear
 
 # Skin from light to dark in sRGB: the ten Monk swatches (Monk 2019, CC BY 4.0), which are paler than skin in a picture ...
 _MONK = np.array(
@@ -42,11 +42,6 @@ def skin_rgb(tone: float, ruddiness: float = 0.65) -> np.ndarray:
     at = np.clip(tone, 0, 1) * (len(table) - 1)
     low = min(int(at), len(table) - 2)
     return table[low] + (at - low) * (table[low + 1] - table[low])
-
-
-def _smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def skin_detail(model: HandModel, anatomy: Anatomy, noise: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -90,7 +85,7 @@ def skin_masks(points: np.ndarray, normal: np.ndarray, skin: np.ndarray, templat
     pads = np.where(np.arange(16)[:, None] == 0, [[0.0, -1.0, 0.0]], anatomy.pads)
     facing = np.einsum("pj,jc,pc->p", skin, pads, normal)
     # The forearm has no palm's colour: it fades over the last centimetres before the wrist.
-    palm = _smoothstep(-0.15, 0.45, facing) * _smoothstep(0.0, 0.028, template_m[:, 0].max() - points[:, 0])
+    palm = smoothstep(-0.15, 0.45, facing) * smoothstep(0.0, 0.028, template_m[:, 0].max() - points[:, 0])
     for number, finger in enumerate(FINGERS):
         first = MANO_JOINTS.index("thumb_cmc" if finger == "thumb" else f"{finger}_mcp")
         own = skin[:, first : first + 3].sum(axis=1)
@@ -101,30 +96,30 @@ def skin_masks(points: np.ndarray, normal: np.ndarray, skin: np.ndarray, templat
             bone = end - anatomy.joints_m[joint]
             length = np.linalg.norm(bone)
             along = offset @ (bone / length)
-            near = np.exp(-((along / 0.0055) ** 2)) * _smoothstep(0.2, 0.6, own)
-            dorsal = _smoothstep(0.1, 0.6, -(normal @ anatomy.pads[joint]))
-            volar = _smoothstep(0.1, 0.6, normal @ anatomy.pads[joint])
+            near = np.exp(-((along / 0.0055) ** 2)) * smoothstep(0.2, 0.6, own)
+            dorsal = smoothstep(0.1, 0.6, -(normal @ anatomy.pads[joint]))
+            volar = smoothstep(0.1, 0.6, normal @ anatomy.pads[joint])
             if not (finger == "thumb" and step == 0):
                 knuckle = np.maximum(knuckle, dorsal * near)
             if step > 0:
                 wrinkles = 0.5 + 0.5 * np.cos(2 * np.pi * along / 0.0021)
-                crease = np.maximum(crease, 0.55 * dorsal * np.exp(-((along / 0.0042) ** 2)) * wrinkles * _smoothstep(0.3, 0.7, own))
+                crease = np.maximum(crease, 0.55 * dorsal * np.exp(-((along / 0.0042) ** 2)) * wrinkles * smoothstep(0.3, 0.7, own))
                 lines = np.exp(-((along / 0.0008) ** 2)) + 0.6 * np.exp(-(((along - 0.0022) / 0.0007) ** 2))
-                crease = np.maximum(crease, volar * np.minimum(lines, 1) * _smoothstep(0.5, 0.8, own))
+                crease = np.maximum(crease, volar * np.minimum(lines, 1) * smoothstep(0.5, 0.8, own))
             elif finger != "thumb":
                 # Where the finger leaves the palm, about 0.45 of the first bone beyond its joint.
                 line = np.exp(-(((along - 0.45 * length) / 0.0009) ** 2))
-                crease = np.maximum(crease, volar * line * _smoothstep(0.5, 0.8, own))
+                crease = np.maximum(crease, volar * line * smoothstep(0.5, 0.8, own))
             if step == 2:
                 side = offset @ anatomy.flexion_axes[joint]
                 back = (normal @ anatomy.pads[joint]) < -0.25
                 width = 0.8 * np.abs(side[(own > 0.9) & (along > 0.3 * length)]).max(initial=1e-3)
                 shape = ((along / length - 0.67) / 0.30) ** 4 + (side / width) ** 4
-                on = own * back * (1 - _smoothstep(0.75, 1.05, shape))
+                on = own * back * (1 - smoothstep(0.75, 1.05, shape))
                 nail = np.maximum(nail, on)
                 rim = np.exp(-(((shape - 1.0) / 0.25) ** 2)) * back * own
                 crease = np.maximum(crease, 0.5 * rim * (along > 0.3 * length))
-    crease = np.maximum(crease, _palm_lines(points, anatomy) * palm * _smoothstep(0.3, 0.7, normal[:, 1] * -1))
+    crease = np.maximum(crease, _palm_lines(points, anatomy) * palm * smoothstep(0.3, 0.7, normal[:, 1] * -1))
     return np.stack([palm, nail, np.clip(crease, 0, 1), knuckle], axis=1)
 
 
@@ -171,7 +166,7 @@ def skin_relief(
     wrist, across, down = joints["wrist"][[0, 2]], knuckles[-1] - knuckles[0], joints["wrist"][[0, 2]] - knuckles[1]
     # The back of the hand, from a little before the knuckles to the wrist.
     beyond = (flat - knuckles[1]) @ down / (down @ down)
-    back = _smoothstep(0.3, 0.8, normal[:, 1]) * _smoothstep(0.3, 0.8, skin[:, 0] + 0.3) * _smoothstep(-0.25, 0.0, beyond)
+    back = smoothstep(0.3, 0.8, normal[:, 1]) * smoothstep(0.3, 0.8, skin[:, 0] + 0.3) * smoothstep(-0.25, 0.0, beyond)
     height = np.zeros(len(points))
 
     on = np.flatnonzero(back > 0.01)
@@ -179,7 +174,7 @@ def skin_relief(
     for knuckle in knuckles:
         start = wrist + 0.25 * (knuckle - wrist) + 0.1 * (knuckle - knuckles[1])
         tendon[on] = np.maximum(tendon[on], np.exp(-((_distance_to_curve(flat[on], np.stack([start, knuckle])) / 0.0024) ** 2)))
-    height += 0.0008 * tendon * back * (1 - _smoothstep(0.6, 1.0, beyond))
+    height += 0.0008 * tendon * back * (1 - smoothstep(0.6, 1.0, beyond))
 
     def run(strength: float, *corners: np.ndarray) -> None:
         nearest = _distance_to_curve(flat[on], _bezier(*corners))
@@ -193,7 +188,7 @@ def skin_relief(
         bends = [start + t * (end - start) + rng.normal(0, 0.12, 2) @ np.stack([across, 0.4 * down]) for t in (0.35, 0.7)]
         run(strength * rng.uniform(0.5, 1.0), start, *bends, end)
     run(0.8, *(knuckles[0] + across * (t + rng.normal(0, 0.04)) + down * rng.uniform(0.25, 0.5) for t in (0.1, 0.4, 0.65, 0.95)))
-    vein *= back * _smoothstep(0.02, 0.2, beyond)
+    vein *= back * smoothstep(0.02, 0.2, beyond)
     height += 0.0005 * vein
 
     def wander(wavelength_m: float) -> np.ndarray:
@@ -211,7 +206,7 @@ def skin_relief(
         own = skin[:, first : first + 3].sum(axis=1) > 0.8
         bone = anatomy.tips_m[number] - anatomy.joints_m[first + 2]
         along = (points - anatomy.joints_m[first + 2]) @ bone / (bone @ bone)
-        edge = np.maximum(edge, own * nail * _smoothstep(0.9, 0.94, along))
+        edge = np.maximum(edge, own * nail * smoothstep(0.9, 0.94, along))
     return np.stack([vein, edge, height], axis=1)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from handmesh.skeleton import MANO_JOINTS
 from handmesh.synthetic.config import SynthConfig
-from handmesh.synthetic.material import plain_material, random_material, random_rgb
+from handmesh.synthetic.material import plain_material, random_material, random_rgb, smoothstep
 from handmesh.synthetic.shapes import fabric, metal, placed, revolved, tube
 from handmesh.synthetic.skin import Skin
 from handmesh.synthetic.surface import HandSurface, Mesh
@@ -90,7 +90,7 @@ class Arm:
         along = np.interp(angle, self.angle, self.along_m, period=2 * np.pi)
         mean = float(self.radius_m.mean())
         girth = 1 + self.swelling * np.interp(s, _GIRTH_AT * self.elbow_m, _GIRTH)[:, None]
-        far = _smooth((s - 0.01) / (0.55 * self.elbow_m))[:, None]
+        far = smoothstep(0, 1, (s - 0.01) / (0.55 * self.elbow_m))[:, None]
         direction = self.oval[1] + self.twist * np.clip(s / self.elbow_m, 0, 1)[:, None]
         oval = mean * (1 + self.oval[0] * np.cos(2 * (angle - direction)))
         return girth * ((1 - far) * radius + far * oval), (1 - far) * along
@@ -101,11 +101,6 @@ class Arm:
         radius = radius + off_m
         local = np.stack([along, radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
         return self.centres_m(s)[:, None] + local @ np.swapaxes(self.turns(s), 1, 2)
-
-
-def _smooth(t: np.ndarray) -> np.ndarray:
-    t = np.clip(t, 0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def _turns(bend: np.ndarray, elbow_bend: np.ndarray, elbow_m: float, s: np.ndarray) -> np.ndarray:
@@ -284,10 +279,10 @@ def sleeve_mesh(rng: Rng, look: Rng, arm: Arm, sleeve: Sleeve, part: int) -> Mes
     first, second = rng.uniform(0, 2 * np.pi, 2)
     wander = rng.uniform(0.5, 2.5) * np.cos(_SLEEVE_ANGLE - first) + rng.uniform(0, 1.5) * np.cos(2 * _SLEEVE_ANGLE - second)
     folds = np.sin(2 * np.pi * ring / sleeve.wave + wander) + rng.normal(0, 0.35, (len(s), _SLEEVE_COLUMNS))
-    beyond = _smooth((s - sleeve.start_m - sleeve.cuff_m) / 0.02)[:, None] if sleeve.cuff_m else np.ones((len(s), 1))
+    beyond = smoothstep(0, 1, (s - sleeve.start_m - sleeve.cuff_m) / 0.02)[:, None] if sleeve.cuff_m else np.ones((len(s), 1))
     # Cloth hangs: most of the slack is on one side.
     hang = 1 + 0.6 * np.cos(_SLEEVE_ANGLE - second)
-    grown = _smooth((s - sleeve.start_m) / 0.08)[:, None]
+    grown = smoothstep(0, 1, (s - sleeve.start_m) / 0.08)[:, None]
     off = sleeve.thickness_m + beyond * (sleeve.slack_m * hang * grown + np.maximum(sleeve.fold_m * folds, 0.0008 - sleeve.thickness_m))
     if sleeve.roll_m:
         rolls = np.abs(np.sin(np.pi * (s - sleeve.start_m) / 0.022)) * (s < sleeve.start_m + 0.044)
