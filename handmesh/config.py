@@ -144,6 +144,9 @@ def _flag_names(cls: Any) -> list[str]:
 
 
 def _dataclass_from(cls: Any, values: Any, where: str, prefix: str) -> Any:
+    if values is None:
+        # A heading with nothing under it.
+        return cls()
     if not isinstance(values, dict):
         raise UserError(f"expected settings by name in {where}{f' under {prefix[:-1]}' if prefix else ''}, got {_show(values)}")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}

@@ -263,7 +263,7 @@ def test_a_frozen_set_notices_every_change(tmp_path, hand_model):
     assert len({frozen, *others}) == 1 + len(others)
     config = write_config(tmp_path / "frozen.yaml", replace(MIXED, count=1, versions=1, sha256=recipe(replace(MIXED, count=1, versions=1))))
     run_synth(SynthCommand(out=tmp_path / "set", config=config, workers=1))
-    with pytest.raises(UserError, match=r"flags that override the file \(--size\)"):
+    with pytest.raises(UserError, match=r"got --size as well"):
         run_synth(SynthCommand(out=tmp_path / "other", config=config, workers=1, size=64))
 
 
@@ -327,3 +327,15 @@ class _Collect:
 
     def write(self, block: range, draw: sets.Draw) -> None:
         self.images.extend(draw(index, 0).image for index in block)
+
+
+def test_sets_too_large_leave_nothing_behind(tmp_path, capfd, monkeypatch):
+    for arguments in (["--count", "1" + 30 * "0"], ["--count", "1000000000", "--format", "freihand"]):
+        monkeypatch.setattr(sys, "argv", ["handmesh-synth", "--out", str(tmp_path / "set"), *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.synth()
+        said = capfd.readouterr().err
+        assert caught.value.code == 2 and "GB free" in said and said.count("\n") == 1 and not (tmp_path / "set").exists()
+    for sheet in (tmp_path / "sheet.jpg", tmp_path):
+        with pytest.raises(UserError, match=r"\.png"):
+            run_synth(SynthCommand(out=tmp_path / "set", count=1, sheet=sheet))

@@ -254,13 +254,13 @@ def test_bad_folders_are_one_line(tmp_path):
     cv2.imwrite(str(narrow / "x.hdr"), np.ones((16, 16, 3), np.float32))
     for make, says in (
         (lambda: load_places(empty, None, CONFIG), "has none"),
-        (lambda: load_places(tmp_path / "missing", None, CONFIG), "has none"),
+        (lambda: load_places(tmp_path / "missing", None, CONFIG), "no folder"),
         (lambda: load_places(held, None, CONFIG), "held-out"),
         (lambda: load_places(held, None, replace(CONFIG, panoramas=("lobby.hdr", "z.hdr", "y.hdr"))), "y.hdr, z.hdr"),
         (lambda: load_places(broken, None, CONFIG), "cannot be read"),
         (lambda: load_places(narrow, None, CONFIG), "twice as wide"),
         (lambda: photo_paths(empty), "has none"),
-        (lambda: photo_paths(tmp_path / "missing"), "has none"),
+        (lambda: photo_paths(tmp_path / "missing"), "no folder"),
     ):
         with pytest.raises(UserError, match=says) as caught:
             make()

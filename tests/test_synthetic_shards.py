@@ -232,7 +232,7 @@ def test_a_newer_handmesh_with_the_same_renderer_goes_on(sets_folder, tmp_path, 
     monkeypatch.setattr(sets, "__version__", "99.0")
     run_synth(asked_for(tmp_path, "shards"))
     monkeypatch.setattr(sets, "PICTURES", "pictures-99")
-    with pytest.raises(UserError, match="renderer differ"):
+    with pytest.raises(UserError, match="differ: renderer"):
         run_synth(asked_for(tmp_path, "shards"))
 
 

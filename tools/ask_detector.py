@@ -31,6 +31,8 @@ from handmesh.synthetic.sheet import Pictures, tiled, write_png, write_words
 from handmesh.synthetic.stats import TONE_STEPS, tone_step
 
 FOUND_DISTANCE = 0.3
+# A share of fewer says little.
+FEW_HANDS = 20
 MAX_HANDS = 4
 
 _BOX_STEPS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, np.inf)
@@ -167,7 +169,7 @@ def report(answers: Answers, height_px: int, edge_on: np.ndarray, thirds: np.nda
     ]
 
     def rows(groups: dict[str, np.ndarray]) -> tuple[float, float]:
-        """Add a line for each group of hands; returns the lowest found share and its standard error."""
+        """Add a line for each group of hands; returns the lowest found share of those with FEW_HANDS or more, and its standard error."""
         lowest = (1.0, 0.0)
         for name, members in groups.items():
             if not members.any():
@@ -176,7 +178,8 @@ def report(answers: Answers, height_px: int, edge_on: np.ndarray, thirds: np.nda
             middle = f"{np.median(distance[seen]):9.4f}{np.median(bare[seen]):11.4f}" if seen.any() else ""
             lines.append(f"{name:24}{members.sum():7d}{found[members].mean():9.1%}{middle}")
             share = float(found[members].mean())
-            lowest = min(lowest, (share, float(np.sqrt(share * (1 - share) / members.sum()))))
+            if members.sum() >= FEW_HANDS:
+                lowest = min(lowest, (share, float(np.sqrt(share * (1 - share) / members.sum()))))
         return lowest
 
     worst_third = rows({f"{name} third of tones": thirds == third for third, name in enumerate(("light", "middle", "dark"))})
@@ -189,7 +192,8 @@ def report(answers: Answers, height_px: int, edge_on: np.ndarray, thirds: np.nda
     rows({f"box {low:.1f}-{high:.1f} of height": (box_share >= low) & (box_share < high) for low, high in bounds})
     rows({"right hands": answers.is_right, "left hands": ~answers.is_right})
     lines.append("")
-    for name, (share, error) in (("third of tones", worst_third), ("Monk step", worst_step)):
+    worst = (("third of tones", worst_third), ("Monk step", worst_step)) if len(found) >= TONE_STEPS * FEW_HANDS else ()
+    for name, (share, error) in worst:
         lines.append(f"worst {name}: {100 * (found.mean() - share):.1f} points below the mean (standard error {100 * error:.1f})")
     return "\n".join(lines)
 
@@ -241,17 +245,21 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.every < 1 or arguments.pad < 0:
         parser.error(f"expected --every of at least 1 and --pad of at least 0, got {arguments.every} and {arguments.pad:g}")
+    if not 0 <= arguments.confidence <= 1:
+        parser.error(f"expected --confidence in 0..1, got {arguments.confidence:g}")
+    if arguments.worst is not None and not arguments.worst.parent.is_dir():
+        parser.error(f"expected --worst in a folder that exists, got '{arguments.worst}'")
     try:
         pictures = open_pictures(arguments.set)
         detector = HandDetector(max_hands=MAX_HANDS, min_confidence=arguments.confidence)
         answers = ask(pictures, detector, arguments.every, arguments.pad)
         if not len(answers.indices):
-            raise SystemExit(f"no hand is present in {arguments.set}")
+            parser.error(f"expected hands in '{arguments.set}', but none is present")
         print(report(answers, len(pictures.image(0)), shares.edge_on(answers.labels), shares.monk_third(answers.labels)))
         if arguments.worst is not None:
             write_png(worst_sheet(pictures, answers), arguments.worst, "--worst")
     except UserError as error:
-        raise SystemExit(str(error)) from error
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -24,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from handmesh.config import load_config
 from handmesh.errors import UserError, one_line
 from handmesh.hand_model import HandModel, load_hand_model
-from handmesh.synthetic import sets
+from handmesh.synthetic import freihand_layout, sets, shards
 from handmesh.synthetic.config import PictureSet
 from handmesh.synthetic.freihand_layout import LayoutWriter
 from handmesh.synthetic.light import Places, load_places, panorama_paths
@@ -33,6 +34,8 @@ from handmesh.synthetic.shards import ShardWriter
 from handmesh.synthetic.sheet import draw_sheet
 from handmesh.synthetic.stats import draw_stats, stats_table
 from handmesh.synthetic.surface import HandSurface
+
+_FEW_PICTURES = 400
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class SynthCommand:
         count: number of pictures, before other colourings.
         seed: other seeds give other pictures.
         size: height of a picture in pixels, a multiple of 4.
-        hand_model: "open", "mano" (after handmesh-mano import), or the path of a hand model's npz.
+        hand_model: "open", "open-dense", "mano" (after handmesh-mano import), or the path of a hand model's npz.
         hdri: folder of equirectangular .hdr panoramas for light and backgrounds; procedural rooms without it.
         backgrounds: folder of photos to see behind hands.
         workers: processes; 0 for one a core. The pictures do not depend on it.
@@ -79,8 +82,8 @@ def run_synth(command: SynthCommand) -> None:
         UserError: a bad number, file, folder or hand model; a set that is not the frozen one; another set in the folder; no space left.
     """
     for flag, path in (("--sheet", command.sheet), ("--stats", command.stats)):
-        if path is not None and not path.parent.is_dir():
-            raise UserError(f"expected {flag} in a folder that exists, got '{path}'; make the folder first")
+        if path is not None:
+            _check_png(flag, path)
     pictures = choose_pictures(command)
     model = load_hand_model(command.hand_model)
     # Read here too, so that a bad folder is said at once and not by every worker.
@@ -90,11 +93,14 @@ def run_synth(command: SynthCommand) -> None:
     if pictures.sha256 and pictures.sha256 != plan["recipe_sha256"]:
         raise _not_frozen(command, plan)
     with _disk_errors(command.out):
+        if not (command.out / sets.MANIFEST).exists():
+            # Before anything is made: a set too large is asked for anew, with other numbers.
+            _check_space(command.out, pictures, model, pictures.count)
         manifest = sets.open_set(command.out, plan)
         writer = ShardWriter(command.out, manifest) if pictures.format == "shards" else LayoutWriter(command.out, manifest, pictures, model)
         todo = writer.todo()
         if todo:
-            _check_space(command.out, writer, sum(map(len, todo)))
+            _check_space(command.out, pictures, model, sum(map(len, todo)))
             _draw_blocks(command, pictures, writer, todo, model, places)
         writer.close()
     if command.sheet is not None:
@@ -114,9 +120,9 @@ def choose_pictures(command: SynthCommand) -> PictureSet:
     pictures = replace(pictures, **{name: value for name, value in flags.items() if value is not None})
     if command.size is not None:
         pictures = replace(pictures, pictures=replace(pictures.pictures, size_px=command.size))
-    if pictures.count < 1 or pictures.seed < 0 or command.workers < 0:
-        got = f"{pictures.count}, {pictures.seed}, {command.workers}"
-        raise UserError(f"expected a count of at least 1, a seed and --workers of at least 0, got {got}; change them")
+    for name, value, least in (("count", pictures.count, 1), ("seed", pictures.seed, 0), ("workers", command.workers, 0)):
+        if value < least:
+            raise UserError(f"expected --{name} of at least {least}, got {value}; change it")
     if pictures.format == "shards" and pictures.pictures.width_px != pictures.pictures.size_px:
         got = f"{pictures.pictures.width_px} x {pictures.pictures.size_px}"
         raise UserError(f"expected square pictures for shards, got {got}; set aspect to 1, or choose --format freihand")
@@ -127,19 +133,37 @@ def choose_pictures(command: SynthCommand) -> PictureSet:
 
 def _not_frozen(command: SynthCommand, plan: dict[str, Any]) -> UserError:
     flags = [f"--{name}" for name in ("count", "seed", "size", "format", "versions") if getattr(command, name) is not None]
+    if flags:
+        return UserError(
+            f"expected the frozen set of '{command.config}', got {', '.join(flags)} as well; leave that out, or take sha256 out of a copy of the file"
+        )
     return UserError(
-        f"expected the frozen set of '{command.config}', but these pictures would be others (recipe {plan['recipe_sha256']}); "
-        f"compare the panoramas ({', '.join(entry['name'] for entry in plan['panoramas']) or 'none'}), "
-        f"the backgrounds ({plan['backgrounds']['count']}), the hand model ({plan['hand_model']}), the renderer ({plan['renderer']}) "
-        f"and flags that override the file ({', '.join(flags) or 'none'}), or take sha256 out of the file"
+        f"expected the frozen set of '{command.config}', but these pictures would be others; "
+        f"compare the panoramas' bytes ({', '.join(entry['name'] for entry in plan['panoramas']) or 'none'}), "
+        f"--backgrounds ({plan['backgrounds']['count']}), the hand model ({plan['hand_model']}) and the renderer ({plan['renderer']}), "
+        "or take sha256 out of a copy of the file"
     )
 
 
-def _check_space(folder: Path, writer: sets.SetWriter, pictures: int) -> None:
-    needed, free = writer.bytes_needed(pictures), shutil.disk_usage(folder).free
+def _check_png(flag: str, path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UserError(f"expected {flag} in a folder that exists, got '{path}'; make the folder first")
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise UserError(f"expected {flag} as the name of a .png file, got '{path}'; change it")
+
+
+def _check_space(folder: Path, pictures: PictureSet, model: HandModel, count: int) -> None:
+    width, height = pictures.pictures.width_px, pictures.pictures.size_px
+    if pictures.format == "shards":
+        needed = count * shards.bytes_a_picture(height)
+    else:
+        needed = count * freihand_layout.bytes_a_picture(width, height, pictures.versions, len(model.template_m))
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         raise UserError(
-            f"expected {needed / 1e9:.1f} GB free for {pictures} pictures in '{folder}', but {free / 1e9:.1f} GB are left; free more"
+            f"expected {needed / 1e9:.1f} GB free for {count} pictures in '{folder}', but {free / 1e9:.1f} GB are left; "
+            "free more, or ask for fewer or smaller pictures"
         )
 
 
@@ -157,7 +181,9 @@ def _draw_blocks(
     command: SynthCommand, pictures: PictureSet, writer: sets.SetWriter, todo: list[range], model: HandModel, places: Places
 ) -> None:
     """Draw what is left, with a progress bar."""
-    workers = min(command.workers or os.cpu_count() or 1, len(todo))
+    total = sum(map(len, todo)) * pictures.versions
+    # Workers take seconds to start: few pictures are sooner drawn here.
+    workers = min(command.workers or (1 if total < _FEW_PICTURES else os.cpu_count() or 1), len(todo))
     if workers == 1:
         blocks = _drawn_here(_painter_of(model, places, pictures, writer.job), todo, writer.begin)
     else:
@@ -169,12 +195,20 @@ def _draw_blocks(
     there = pictures.count - sum(map(len, todo))
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, refresh_per_second=2, speed_estimate_period=120) as progress, closing(blocks):
-        bar = progress.add_task("pictures", total=pictures.count * versions, completed=there * versions, rate="")
-        for block in blocks:
-            writer.done(block)
-            drawn += len(block) * versions
-            rate = f"{drawn / (progress.tasks[0].elapsed or 1e-9):.0f}/s"
-            progress.update(bar, advance=len(block) * versions, rate=rate)
+        bar = progress.add_task("pictures", total=pictures.count * versions, completed=there * versions, rate="starting")
+        try:
+            for block in blocks:
+                writer.done(block)
+                drawn += len(block) * versions
+                rate = f"{drawn / (progress.tasks[0].elapsed or 1e-9):.0f}/s"
+                progress.update(bar, advance=len(block) * versions, rate=rate)
+        except KeyboardInterrupt:
+            progress.stop()
+            at = there * versions + drawn
+            print(
+                f"stopped at {at} of {pictures.count * versions} pictures; the same command goes on from there", file=sys.stderr, flush=True
+            )
+            raise
 
 
 # Draws a block and gives it back.

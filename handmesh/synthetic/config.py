@@ -131,8 +131,8 @@ class SynthConfig:
     grey: float = 0.04
 
     def __post_init__(self) -> None:
-        if self.size_px < 32 or self.size_px % 4:
-            raise UserError(f"expected a picture size of at least 32 px that is a multiple of 4, got {self.size_px}; try 128")
+        if not 32 <= self.size_px <= 4096 or self.size_px % 4:
+            raise UserError(f"expected a picture size in 32..4096 px that is a multiple of 4, got {self.size_px}; try 128")
         if not 0.5 <= self.aspect <= 2.5:
             raise UserError(f"expected aspect (width over height) in 0.5..2.5, got {self.aspect:g}; a webcam's is 1.333 or 1.778")
         for field in fields(self):
@@ -141,16 +141,15 @@ class SynthConfig:
                 raise UserError(f"expected finite numbers in {field.name}, got {value}; change it")
             if isinstance(value, float) and field.name not in _FREE and not 0 <= value <= 1:
                 raise UserError(f"expected {field.name} in 0..1, got {value:g}; it is a share")
-            if field.name in _FREE and value < 0:
-                raise UserError(f"expected {field.name} of at least 0, got {value:g}; change its sign")
+            if field.name in _FREE and not 0 <= value <= _TOPS[field.name]:
+                raise UserError(f"expected {field.name} in 0..{_TOPS[field.name]:g}, got {value:g}; change it")
             if isinstance(value, tuple) and field.type == "Range":
                 low, high = value
-                top = _TOPS.get(field.name, float("inf"))
+                top = _TOPS[field.name]
                 if not (low <= high and high <= top and (low >= 0 if field.name in _FROM_ZERO else low > 0)):
                     bound = "0 <=" if field.name in _FROM_ZERO else "0 <"
-                    limit = f" <= {top:g}" if field.name in _TOPS else ""
                     raise UserError(
-                        f"expected {field.name} as [low, high] with {bound} low <= high{limit}, got {[low, high]}; swap or fix them"
+                        f"expected {field.name} as [low, high] with {bound} low <= high <= {top:g}, got {[low, high]}; swap or fix them"
                     )
         if sum(getattr(self.poses, field.name) for field in fields(self.poses)) <= 0 or any(
             getattr(self.poses, field.name) < 0 for field in fields(self.poses)
@@ -174,7 +173,26 @@ def _numbers(value: object) -> Iterator[float]:
 
 _FREE = {"aspect", "offset_sd", "tilt_sd", "view_spread", "beta_sd", "exposure_sd", "white_balance_sd"}
 _FROM_ZERO = {"tone", "relief", "speckle", "occlusion_strength", "noise_sd"}
-_TOPS = {"tone": 1.0, "occlusion_strength": 1.0, "resolution": 1.0, "jpeg_quality": 100.0}
+_TOPS = {
+    "aspect": 2.5,
+    "padding": 50.0,
+    "offset_sd": 5.0,
+    "focal_over_size": 50.0,
+    "tilt_sd": 3.2,
+    "view_spread": 5.0,
+    "beta_sd": 3.0,
+    "tone": 1.0,
+    "relief": 5.0,
+    "speckle": 1.0,
+    "occlusion_strength": 1.0,
+    "motion_blur_px": 60.0,
+    "defocus_px": 20.0,
+    "resolution": 1.0,
+    "noise_sd": 1.0,
+    "exposure_sd": 3.0,
+    "white_balance_sd": 1.0,
+    "jpeg_quality": 100.0,
+}
 
 
 @dataclass(frozen=True)

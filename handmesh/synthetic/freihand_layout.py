@@ -183,6 +183,14 @@ def _block_file(folder: Path, block: range) -> Path:
     return folder / "blocks" / f"{block.start:09d}.npz"
 
 
+def bytes_a_picture(width_px: int, height_px: int, versions: int, vertices: int) -> float:
+    """Room on disk that one index with all its versions takes, a little generous."""
+    pixels = width_px * height_px
+    # The text is there twice while it is joined, 12 bytes a number.
+    text = 2 * 12 * 3 * (vertices + 64) + 2 * LABEL_DTYPE.itemsize + 400 * versions
+    return 0.9 * pixels * versions + 0.15 * pixels + text
+
+
 class LayoutWriter:
     """Makes the folders, and joins what the workers left.
 
@@ -209,13 +217,6 @@ class LayoutWriter:
         if self._manifest["pieces"]:
             return []
         return [block for block in self._blocks() if not _block_file(self._folder, block).exists()]
-
-    def bytes_needed(self, pictures: int) -> float:
-        """See `sets.SetWriter`."""
-        pixels = self._manifest["size_px"] * self._manifest["width_px"]
-        # The text is there twice while it is joined, 12 bytes a number.
-        text = 2 * 12 * 3 * (len(self.job.model.template_m) + 64) + 2 * LABEL_DTYPE.itemsize + 400 * self.job.versions
-        return pictures * (0.9 * pixels * self.job.versions + 0.15 * pixels + text)
 
     def begin(self, block: range) -> None:
         """See `sets.SetWriter`."""

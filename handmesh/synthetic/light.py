@@ -95,7 +95,11 @@ def panorama_paths(hdri: Path, config: SynthConfig) -> list[Path]:
         UserError: no such folder, a listed file that is missing, or nothing left.
     """
     folder = Path(hdri)
-    found = sorted(path for path in folder.glob("*.hdr") if path.is_file()) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise UserError(
+            f"expected a folder of equirectangular .hdr files, got '{hdri}', which is no folder; leave --hdri out for procedural rooms"
+        )
+    found = sorted(path for path in folder.glob("*.hdr") if path.is_file())
     if not found:
         raise UserError(
             f"expected a folder of equirectangular .hdr files, got '{hdri}', which has none; leave --hdri out for procedural rooms"
@@ -120,7 +124,9 @@ def photo_paths(backgrounds: Path) -> list[Path]:
         UserError: no such folder, no photo in it, or a file that is none.
     """
     folder = Path(backgrounds)
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_ENDINGS and path.is_file()) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise UserError(f"expected a folder of photos, got '{backgrounds}', which is no folder; leave --backgrounds out")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_ENDINGS and path.is_file())
     if not found:
         raise UserError(
             f"expected a folder of photos ({' '.join(PHOTO_ENDINGS)}), got '{backgrounds}', which has none; leave --backgrounds out"

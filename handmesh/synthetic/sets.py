@@ -56,10 +56,6 @@ class SetWriter(Protocol):
         """Blocks of indices that are not there yet, in order."""
         ...
 
-    def bytes_needed(self, pictures: int) -> float:
-        """Room that this many indices take, a little generous."""
-        ...
-
     def begin(self, block: range) -> None:
         """Make room for a block that is about to be given to a worker."""
         ...
@@ -156,9 +152,9 @@ def open_set(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
         found = read_manifest(folder)
         different = [key for key in plan if key not in _NOT_RECIPE and found.get(key) != plan[key]]
         if different:
-            raise UserError(
-                f"expected the set that '{folder}' began, but {', '.join(different)} differ; give the same arguments or another --out"
-            )
+            values = [f" ({found.get(key)} there, {plan[key]} here)" if isinstance(plan[key], int) else "" for key in different]
+            named = ", ".join(key + value for key, value in zip(different, values, strict=True))
+            raise UserError(f"expected the set that '{folder}' began, but these differ: {named}; give the same arguments or another --out")
         # Also shows whether the folder can still be written.
         write_manifest(folder, found)
     except OSError as error:
@@ -186,6 +182,10 @@ def read_manifest(folder: Path, format_id: str | None = None) -> dict[str, Any]:
         raise UserError(f"expected '{path}' to be JSON, but it cannot be read ({error}); delete the folder and draw it again") from error
     wanted = (format_id,) if format_id else tuple(FORMATS.values())
     found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    if format_id and found != format_id and found in FORMATS.values():
+        raise UserError(
+            f"expected a set of format '{format_id}', got '{folder}' with '{found}'; read it with open_pictures, or draw another set"
+        )
     if found not in wanted:
         raise UserError(
             f"expected format '{' or '.join(wanted)}' in '{path}', got {found!r}; delete the folder and draw it with this version"

@@ -94,6 +94,12 @@ class ShardJob:
             np.save(temporary, labels)
 
 
+def bytes_a_picture(size_px: int) -> float:
+    """Room on disk that one picture takes, a little generous."""
+    kinds = _array_kinds(1, size_px).values()
+    return 1.01 * sum(dtype.itemsize * float(np.prod(shape)) for dtype, shape in kinds) + 2 * LABEL_DTYPE.itemsize
+
+
 class ShardWriter:
     """Lays out shards, and completes each when its blocks are there.
 
@@ -126,11 +132,6 @@ class ShardWriter:
             self._left[shard] = {block.start for block in blocks}
             left += blocks
         return left
-
-    def bytes_needed(self, pictures: int) -> float:
-        """See `sets.SetWriter`."""
-        kinds = _array_kinds(pictures, self._manifest["size_px"]).values()
-        return 1.01 * sum(dtype.itemsize * float(np.prod(shape)) for dtype, shape in kinds) + 2 * pictures * LABEL_DTYPE.itemsize
 
     def begin(self, block: range) -> None:
         """See `sets.SetWriter`. Makes a shard's files in their whole length; those of an earlier run stay if they are whole."""
