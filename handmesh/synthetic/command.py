@@ -135,7 +135,8 @@ def _not_frozen(command: SynthCommand, plan: dict[str, Any]) -> UserError:
     flags = [f"--{name}" for name in ("count", "seed", "size", "format", "versions") if getattr(command, name) is not None]
     if flags:
         return UserError(
-            f"expected the frozen set of '{command.config}', got {', '.join(flags)} as well; leave that out, or take sha256 out of a copy of the file"
+            f"expected the frozen set of '{command.config}', got {', '.join(flags)} as well; "
+            "leave that out, or take sha256 out of a copy of the file"
         )
     return UserError(
         f"expected the frozen set of '{command.config}', but these pictures would be others; "
