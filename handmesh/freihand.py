@@ -68,8 +68,8 @@ class Side:
         index: of the picture in its set, whatever the folder.
         is_right: None where there is no hand.
         presence: 1, 0, or -1 for not scored.
-        visible: (21,) 1 where a joint is inside the picture and not hidden by other things.
-        seen: share of the hand's silhouette that is inside the picture and not hidden by things.
+        visible: (21,) 1 where a joint is inside the picture and hidden neither by things nor by the own arm.
+        seen: share of the hand's silhouette that is inside the picture and not hidden by them.
         tone: of the skin, 0 the lightest and 1 the darkest of the Monk scale.
         pose: its kind, None where there is no hand.
     """
