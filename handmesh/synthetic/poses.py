@@ -43,7 +43,6 @@ _THUMB_LOW_DEG, _THUMB_HIGH_DEG = _LOW_DEG[THUMB_COLUMNS], _HIGH_DEG[THUMB_COLUM
 _FIRST_ROWS = np.array([FIRST_JOINTS[finger] - 1 for finger in LONG_FINGERS])
 _RELAXED_DEG = POSES["relaxed"].angles_deg()
 _THUMB = FIRST_JOINTS["thumb"]
-_PAD_JOINT = _THUMB + 2
 
 # A finger's form: (lowest, highest) MCP, PIP, and DIP over PIP.
 _FORMS: dict[str, tuple[Range, Range, Range]] = {
