@@ -151,9 +151,8 @@ class SynthConfig:
                     raise UserError(
                         f"expected {field.name} as [low, high] with {bound} low <= high <= {top:g}, got {[low, high]}; swap or fix them"
                     )
-        if sum(getattr(self.poses, field.name) for field in fields(self.poses)) <= 0 or any(
-            getattr(self.poses, field.name) < 0 for field in fields(self.poses)
-        ):
+        shares = astuple(self.poses)
+        if sum(shares) <= 0 or min(shares) < 0:
             raise UserError("expected poses to hold shares of at least 0, one of them more; change them")
 
     @property

@@ -315,7 +315,7 @@ def _bone_points(joints_m: np.ndarray) -> np.ndarray:
 def place_mesh(mesh: Mesh, shift_m: np.ndarray, is_mirrored: bool) -> Mesh:
     """A mesh moved, mirrored first (x -> -x) if asked."""
     vertices = mirror_points(mesh.vertices_m) if is_mirrored else mesh.vertices_m
-    # Swapping the last two corners swaps the axes of the skin's detail; its second half holds those.
+    # Swapping the last two corners swaps the axes of the skin's detail: rows from the number of triangles on say so to the shader.
     faces = np.ascontiguousarray(mesh.faces[:, [0, 2, 1]]) if is_mirrored else mesh.faces
     detail = np.where(mesh.detail >= 0, mesh.detail + len(mesh.faces), -1).astype(np.int32) if is_mirrored else mesh.detail
     return Mesh((vertices + shift_m).astype(np.float32), faces, mesh.texture_m, mesh.albedo, mesh.part, detail, mesh.material)

@@ -21,6 +21,7 @@ from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.synthetic.config import SynthConfig
 from handmesh.synthetic.material import plain_material, random_material, random_rgb
 from handmesh.synthetic.people import figure
+from handmesh.synthetic.poses import random_rotation
 from handmesh.synthetic.shapes import (
     box,
     coloured,
@@ -370,19 +371,6 @@ _THIN: tuple[Maker, ...] = (_pen, _stick, _stick, _cable)
 # --- Where things go.
 
 
-def _random_turn(rng: Rng) -> np.ndarray:
-    """Even over all rotations: a random unit quaternion (Shoemake 1992)."""
-    w, x, y, z = rng.normal(0, 1, 4)
-    scale = 2 / (w * w + x * x + y * y + z * z)
-    return np.array(
-        [
-            [1 - scale * (y * y + z * z), scale * (x * y - w * z), scale * (x * z + w * y)],
-            [scale * (x * y + w * z), 1 - scale * (x * x + z * z), scale * (y * z - w * x)],
-            [scale * (x * z - w * y), scale * (y * z + w * x), 1 - scale * (x * x + y * y)],
-        ]
-    )
-
-
 def _resting_turn(rng: Rng) -> np.ndarray:
     """Upright and turned towards the camera, more or less: (3, 3) own frame to the camera."""
     tilt = rotvec_to_rotmat(rng.normal(0, 1, 3) * (0.35, 0.0, 0.15))
@@ -432,7 +420,7 @@ def _before(
         along = np.array([-side[1], side[0], rng.normal(0, 0.25)])
         turn = _axis_turn(rng, along)
     else:
-        turn = _resting_turn(rng) if rng.random() < 0.5 else _random_turn(rng)
+        turn = _resting_turn(rng) if rng.random() < 0.5 else random_rotation(rng)
     meshes = _turned(meshes, turn)
     near, far = _extremes(meshes, np.array([0.0, 0.0, 1.0]))
     depth = float(middle_m[2])
@@ -471,7 +459,7 @@ def things_behind(rng: Rng, look: Rng, middle_m: np.ndarray, extent_m: float, co
     for _ in range(count):
         makers = _LARGE if rng.random() < 0.35 else _SMALL
         own = makers[rng.integers(len(makers))](rng, look)
-        own = _turned(own, _resting_turn(rng) if rng.random() < 0.7 else _random_turn(rng))
+        own = _turned(own, _resting_turn(rng) if rng.random() < 0.7 else random_rotation(rng))
         near, _ = _extremes(own, np.array([0.0, 0.0, 1.0]))
         distance = float(middle_m[2]) + 0.55 * extent_m - near + rng.exponential(0.25 if makers is _SMALL else 0.5)
         sight = np.array([*(middle_m[:2] + rng.normal(0, 0.55, 2) * extent_m), middle_m[2]]) / middle_m[2]
@@ -628,12 +616,12 @@ def handless(rng: Rng, look: Rng, config: SynthConfig, middle_m: np.ndarray, ext
     elif kind == 2:
         meshes = _empty_cuff(rng, look, middle_m, extent_m)
     elif kind == 3:
-        meshes = _moved(_turned([_foot(rng, tone)], _random_turn(rng)), middle_m + np.array([*rng.normal(0, 0.2, 2), 0.6]) * extent_m)
+        meshes = _moved(_turned([_foot(rng, tone)], random_rotation(rng)), middle_m + np.array([*rng.normal(0, 0.2, 2), 0.6]) * extent_m)
     elif kind == 4:
-        meshes = _moved(_turned(_cloth(rng, look), _random_turn(rng)), middle_m + np.array([*rng.normal(0, 0.4, 2), 0.8]) * extent_m)
+        meshes = _moved(_turned(_cloth(rng, look), random_rotation(rng)), middle_m + np.array([*rng.normal(0, 0.4, 2), 0.8]) * extent_m)
     elif kind == 5:
         own = _SMALL[rng.integers(len(_SMALL))](rng, look)
-        meshes = _moved(_turned(own, _random_turn(rng)), middle_m + np.array([*rng.normal(0, 0.3, 2), 0.5]) * extent_m)
+        meshes = _moved(_turned(own, random_rotation(rng)), middle_m + np.array([*rng.normal(0, 0.3, 2), 0.5]) * extent_m)
     if rng.random() < min(1.0, 2 * config.object_behind):
         meshes += things_behind(rng, look, middle_m, extent_m, int(rng.integers(1, 4)))
     return meshes
