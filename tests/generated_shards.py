@@ -12,17 +12,19 @@ from handmesh.hand_model import HandModel
 from handmesh.hand_model.skinning import skin
 from handmesh.skeleton import ROOT
 from handmesh.synthetic.scene import LABEL_DTYPE, NO_POSE, POSE_KINDS
-from handmesh.training.data import ShardFolders
+from handmesh.training.data import Batch, ShardFolder, ShardSource, TrainingData
 
 
 class GeneratedShards:
     """Noise pictures; `on_read` is called before each batch of pictures is handed out."""
 
-    def __init__(self, model: HandModel, count: int = 32, size_px: int = 64, seed: int = 0):
+    def __init__(self, model: HandModel, count: int = 32, size_px: int = 64, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.on_read: Callable[[], None] = lambda: None
+        self._model = model
         self._images = rng.integers(0, 256, (count, size_px, size_px, 3), dtype=np.uint8)
         self._parts = rng.integers(0, 18, (count, size_px // 4, size_px // 4)).astype(np.uint8)
+        self._depth = np.where(self._parts > 0, rng.normal(0, 0.05, self._parts.shape), 0).astype(np.float16)
         labels = np.zeros(count, LABEL_DTYPE)
         labels["rotmats"] = rotvec_to_rotmat(rng.normal(0, 0.4, (count, 16, 3)))
         labels["betas"] = rng.normal(0, 1, (count, 10))
@@ -51,9 +53,29 @@ class GeneratedShards:
     def parts(self, idx: np.ndarray, /) -> np.ndarray:
         return self._parts[idx]
 
+    def depth(self, idx: np.ndarray, /) -> np.ndarray:
+        return self._depth[idx]
+
     def labels(self, idx: np.ndarray, /) -> np.ndarray:
         return self._labels[idx]
 
-    def folders(self, validation_pictures: int = 8) -> ShardFolders:
-        """The same, as the training loop takes them."""
-        return ShardFolders([Path("generated")], self._images.shape[1], validation_pictures, lambda _: self)
+    def folder(self, path: str = "generated") -> ShardFolder:
+        """The same, as a `ShardSource` takes it."""
+        return ShardFolder(Path(path), self, self._model)
+
+    def source(
+        self, validation_pictures: int = 8, upright_share: float = 0.0, size_px: int | None = None, trained: HandModel | None = None
+    ) -> ShardSource:
+        """The same, as `TrainingData` takes it; for the hand model that made the labels, or another."""
+        size_px = size_px or self._images.shape[1]
+        return ShardSource([self.folder()], trained or self._model, size_px, validation_pictures, upright_share)
+
+    def data(
+        self, batch_size: int = 8, validation_pictures: int = 8, mirror_share: float = 0.25, trained: HandModel | None = None
+    ) -> TrainingData:
+        """The same, as the training loop takes it."""
+        return TrainingData([self.source(validation_pictures, trained=trained)], 1.0, batch_size, mirror_share)
+
+    def batch(self, size: int = 16, mirror_share: float = 0.0, trained: HandModel | None = None) -> Batch:
+        """The first batch of training pictures."""
+        return self.data(size, mirror_share=mirror_share, trained=trained).batch(0, 0)

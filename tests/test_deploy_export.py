@@ -23,6 +23,7 @@ from handmesh.training.checkpoint import load_checkpoint, net_from_checkpoint
 from handmesh.training.command import DataConfig, ModelConfig, ScheduleConfig, TrainCommand
 from handmesh.training.layer import rot6d_to_rotmat
 from handmesh.training.loop import train
+from handmesh.training.model import build_net
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def checkpoint_path(tmp_path_factory) -> Path:
         data=DataConfig(batch_size=4, validation_pictures=8),
         schedule=ScheduleConfig(pictures=20, warmup_pictures=0, learning_rate=1e-2),
     )
-    return train(command, GeneratedShards(load_hand_model("open")).folders())
+    return train(command, GeneratedShards(load_hand_model("open")).data(command.data.batch_size))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,23 @@ def test_nothing_of_training_is_in_the_graph(network_path):
     assert [value.name for value in graph.input] == ["crops"]
     assert [value.name for value in graph.output] == list(export.OUTPUTS)
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    assert not [tensor.name for tensor in graph.initializer if "parts" in tensor.name or "conv_scale" in tensor.name]
+    assert left_of_training(graph) == []
+
+
+def left_of_training(graph: onnx.GraphProto) -> list[str]:
+    return [tensor.name for tensor in graph.initializer if any(part in tensor.name for part in ("parts", "depth", "conv_scale", "norm."))]
+
+
+def test_a_network_without_additional_branches_is_exported_alike(tmp_path, hand_model, monkeypatch):
+    monkeypatch.setattr(export, "PARITY_PICTURES", 4)
+    torch.manual_seed(0)
+    net = build_net(ModelConfig(head="pooled", size_px=64, overparameterized=False)).eval()
+    report = export.export_net(net, hand_model, tmp_path / "x.onnx", "f32", {})
+    assert report.fused_f64_mm <= 1e-6 and report.file_mm <= 0.01
+    graph = onnx.load(tmp_path / "x.onnx").graph
+    assert left_of_training(graph) == []
+    # The narrow map that dense heads look at is theirs alone.
+    assert not [tensor.name for tensor in graph.initializer if "laterals" in tensor.name or "fuse_maps" in tensor.name]
 
 
 def test_half_precision_weights_stay_within_their_limit(network_path, hand_model):

@@ -16,7 +16,7 @@ from handmesh.skeleton import JOINTS, MANO_JOINTS, ROOT
 from handmesh.synthetic.poses import UPRIGHT_PALM
 from handmesh.synthetic.scene import LABEL_DTYPE, NO_POSE, POSE_KINDS
 from handmesh.synthetic.sheet import ABSENT_RGB, FINGER_RGB, UNSCORED_RGB, draw_sheet, mark_labels
-from handmesh.synthetic.stats import draw_stats, mean_hand_errors_mm, measure_set, procrustes, stats_table, tone_step, view_directions
+from handmesh.synthetic.stats import draw_stats, mean_hand_errors_mm, measure_set, stats_table, tone_step, view_directions
 
 SIZE = 96
 
@@ -204,26 +204,6 @@ def test_the_palm_turned_to_the_camera_is_seen_from_the_palm(hand_model):
     # Fingers, upright in the picture, tipped towards the camera.
     label["rotmats"][0] = rotvec_to_rotmat(np.array([np.pi / 2, 0, 0])) @ UPRIGHT_PALM
     assert view_directions(label[None]) == pytest.approx(np.array([[-1.0, 0.0, 0.0]]), abs=1e-6)
-
-
-def test_procrustes_undoes_a_similarity_and_no_reflection():
-    rng = np.random.default_rng(0)
-    points = rng.normal(0, 0.05, (4, 21, 3))
-    turns = rotvec_to_rotmat(rng.normal(0, 2, (4, 3)))
-    for scale in (1e-3, 1.0, 10.0):
-        moved = scale * points @ turns.swapaxes(1, 2) + rng.normal(0, 1, (4, 1, 3))
-        assert np.abs(procrustes(points, moved) - moved).max() < 1e-12 * max(scale, 1.0) * 10
-    mirrored = points * (-1, 1, 1)
-    assert np.linalg.norm(procrustes(points, mirrored) - mirrored, axis=-1).mean(axis=1).min() > 0.01
-    # No other similarity does better.
-    other = rng.normal(0, 0.05, (4, 21, 3))
-    best = np.square(procrustes(points, other) - other).sum()
-    for _ in range(20):
-        turn = rotvec_to_rotmat(rng.normal(0, 0.01, 3))
-        assert (
-            np.square((procrustes(points, other) - other.mean(1, keepdims=True)) @ turn.T + other.mean(1, keepdims=True) - other).sum()
-            > best
-        )
 
 
 def test_the_mean_hand_scores_nothing_on_itself(hand_model):

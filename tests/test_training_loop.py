@@ -1,10 +1,9 @@
-"""The loop: it learns, stops, goes on as if nothing had happened, and says what is wrong in one line."""
+"""The loop: it learns, writes down how, stops on what is no number, and says what is wrong in one line."""
 
 from __future__ import annotations
 
 import csv
-import pickle
-import signal
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +14,30 @@ from generated_shards import GeneratedShards
 from torch import nn
 
 from handmesh.errors import UserError
-from handmesh.training.checkpoint import load_checkpoint, load_weights, net_from_checkpoint, save_checkpoint
-from handmesh.training.command import DataConfig, ModelConfig, ScheduleConfig, TrainCommand
-from handmesh.training.loop import decay_groups, learning_rate_at, schedule_progress, train, update_average
+from handmesh.training.checkpoint import load_checkpoint, net_from_checkpoint
+from handmesh.training.command import DataConfig, DistillConfig, ModelConfig, ScheduleConfig, TrainCommand
+from handmesh.training.loop import train
 from handmesh.training.model import HandNet
+from handmesh.training.optimizer import learning_rate_at, parameter_groups, schedule_progress, set_learning_rate, update_average
+
+
+def command_for(out: Path) -> TrainCommand:
+    """Five steps of four pictures on the CPU."""
+    return TrainCommand(
+        out=out,
+        device="cpu",
+        precision="f32",
+        log_every_batches=2,
+        validate_every_pictures=12,
+        keep_every_pictures=10,
+        model=ModelConfig(size_px=64, drop_path=0.1),
+        data=DataConfig(batch_size=4, validation_pictures=8, prefetch_batches=1),
+        schedule=ScheduleConfig(pictures=20, warmup_pictures=8),
+    )
+
+
+def shortened(command: TrainCommand, pictures: int) -> TrainCommand:
+    return replace(command, schedule=replace(command.schedule, pictures=pictures), validate_every_pictures=1000)
 
 
 @pytest.fixture
@@ -28,109 +47,101 @@ def shards(hand_model):
 
 @pytest.fixture
 def command(tmp_path) -> TrainCommand:
-    """Five steps of four pictures on the CPU."""
-    return TrainCommand(
-        out=tmp_path / "run",
-        device="cpu",
-        precision="f32",
-        log_every_batches=2,
-        validate_every_pictures=12,
-        model=ModelConfig(size_px=64, drop_path=0.1),
-        data=DataConfig(batch_size=4, validation_pictures=8, prefetch_batches=0),
-        schedule=ScheduleConfig(pictures=20, warmup_pictures=8),
-    )
+    return command_for(tmp_path / "run")
 
 
-def test_resuming_gives_the_weights_of_an_uninterrupted_run(shards, command, tmp_path, capsys):
-    whole = load_checkpoint(train(command, shards.folders()))
-    reads = iter(range(100))
-    folders = shards.folders()
-    shards.on_read = lambda: signal.raise_signal(signal.SIGINT) if next(reads) == 2 else None
-    stopped = replace(command, out=tmp_path / "stopped")
-    middle = load_checkpoint(train(stopped, folders))
-    assert 0 < middle.pictures < 20 and "--resume" in capsys.readouterr().out
-    shards.on_read = lambda: None
-    resumed = load_checkpoint(train(replace(stopped, resume=True), shards.folders()))
-    assert (resumed.step, resumed.pictures) == (whole.step, whole.pictures) == (5, 20)
-    for ours, theirs in ((resumed.model, whole.model), (resumed.ema, whole.ema)):
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert any(not torch.equal(middle.model[name], whole.model[name]) for name in whole.model)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, hand_model) -> Path:
+    """The checkpoint of a run that ended."""
+    return train(command_for(tmp_path_factory.mktemp("trained")), GeneratedShards(hand_model).data(batch_size=4))
 
 
-def test_writes_numbers_and_a_checkpoint_that_knows_what_it_is(shards, command, hand_model):
-    path = train(command, shards.folders())
-    with path.with_name("metrics.csv").open(encoding="utf-8") as file:
+def test_writes_numbers_and_checkpoints_that_know_what_they_are(trained, hand_model):
+    with trained.with_name("metrics.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["split"] for row in rows] == ["train", "validation", "train", "validation"]
     assert [int(row["pictures"]) for row in rows] == [8, 12, 16, 20]
     assert all(np.isfinite(float(row["mpjpe_mm"])) for row in rows if row["split"] == "validation")
-    assert all(float(row["loss"]) > 0 for row in rows if row["split"] == "train")
-    checkpoint = load_checkpoint(path)
-    assert checkpoint.hand_model == hand_model.id and checkpoint.command() == command
-    assert sorted(file.name for file in path.parent.iterdir()) == ["last.pt", "metrics.csv"]
+    assert all(float(row["loss"]) > 0 and 0 <= float(row["waiting_share"]) <= 1 for row in rows if row["split"] == "train")
+    checkpoint = load_checkpoint(trained)
+    assert checkpoint.hand_model == hand_model.id and checkpoint.command() == command_for(trained.parent)
+    kept = ["pictures-000000012.pt", "pictures-000000020.pt"]
+    assert sorted(path.name for path in trained.parent.glob("*.pt")) == ["best.pt", "last.pt", *kept]
+    assert load_checkpoint(trained.with_name(kept[0])).step == 3
     net = net_from_checkpoint(checkpoint)
     assert not net.training and torch.equal(net.head.output.bias, checkpoint.ema["head.output.bias"])
 
 
-def test_starts_from_another_runs_averaged_weights(shards, command, tmp_path):
-    first = train(replace(command, schedule=replace(command.schedule, pictures=4)), shards.folders())
-    frozen = ScheduleConfig(pictures=4, learning_rate=0.0, final_learning_rate=0.0)
-    second = train(replace(command, out=tmp_path / "second", init_from=first, schedule=frozen), shards.folders())
-    ours, theirs = load_checkpoint(second), load_checkpoint(first)
+def test_the_best_is_the_lowest_validation(trained):
+    with trained.with_name("metrics.csv").open(encoding="utf-8") as file:
+        scores = {int(row["pictures"]): float(row["pa_mpjpe_mm"]) for row in csv.DictReader(file) if row["split"] == "validation"}
+    best = load_checkpoint(trained.with_name("best.pt"))
+    assert best.best == pytest.approx(min(scores.values()), rel=1e-4) == pytest.approx(scores[best.pictures], rel=1e-4)
+    assert load_checkpoint(trained).best == best.best
+
+
+def test_starts_from_another_runs_averaged_weights(trained, shards, command):
+    still = ScheduleConfig(pictures=4, learning_rate=1e-30, final_learning_rate=0.0)
+    ours = load_checkpoint(
+        train(replace(shortened(command, 4), init_from=trained, schedule=still), shards.data(batch_size=4))
+    )  # fmt: skip
+    theirs = load_checkpoint(trained)
     assert torch.equal(ours.model["head.output.weight"], theirs.ema["head.output.weight"]) and ours.pictures == 4
 
 
 def test_bf16_trains_too(shards, command):
-    path = train(replace(command, precision="bf16", schedule=replace(command.schedule, pictures=8)), shards.folders())
+    path = train(replace(shortened(command, 8), precision="bf16"), shards.data(batch_size=4))
     assert all(value.dtype != torch.bfloat16 and value.isfinite().all() for value in load_checkpoint(path).model.values())
 
 
-def test_a_loss_that_is_no_number_stops_with_one_line(shards, command):
-    broken = shards.folders()
-    shards._labels["rotmats"][10:] = np.nan
-    with pytest.raises(UserError, match="expected a finite loss, got nan") as caught:
-        train(command, broken)
-    assert "\n" not in str(caught.value)
+def test_a_teacher_trains_a_map_that_is_not_exported(trained, shards, command):
+    plain = replace(shortened(command, 8), model=ModelConfig(size_px=64, head="pooled"), log_every_batches=1)
+    path = train(replace(plain, distill=DistillConfig(teacher=trained)), shards.data(batch_size=4))
+    checkpoint = load_checkpoint(path)
+    assert sorted(checkpoint.student_map) == ["bias", "weight"] and not any("student_map" in name for name in checkpoint.ema)
+    net_from_checkpoint(checkpoint)
+    with path.with_name("metrics.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    assert all(float(row["teacher_features"]) > 0 and float(row["teacher_vertices"]) > 0 for row in rows)
+    # It learns: its optimiser has moments for it.
+    assert len(checkpoint.optimizer["state"]) == sum(len(group["params"]) for group in checkpoint.optimizer["param_groups"])
+    longer = replace(plain, distill=DistillConfig(teacher=trained), resume=True, schedule=replace(plain.schedule, pictures=12))
+    resumed = load_checkpoint(train(longer, shards.data(batch_size=4)))
+    moved = (resumed.student_map["weight"] - checkpoint.student_map["weight"]).abs().max()
+    assert 0 < moved < 0.01
+    with pytest.raises(UserError, match=r"expected distill\.teacher"):
+        train(replace(longer, distill=DistillConfig()), shards.data(batch_size=4))
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_pictures(shards, command):
+    broken = shortened(command, 8)
+    path = train(broken, shards.data(batch_size=4))
+    before = path.read_bytes()
+    data = shards.data(batch_size=4)
+    # Pictures that are trained on after the checkpoint.
+    wanted = data.batch(broken.seed, 2)
+    row = int(torch.nonzero(wanted.has_joints)[0])
+    shards._labels["root_m"][wanted.index[row]] = np.nan
+    with pytest.raises(UserError, match="expected a finite loss, got nan after 8 pictures") as caught:
+        train(replace(broken, resume=True, schedule=replace(broken.schedule, pictures=20)), data)
+    assert "\n" not in str(caught.value) and "bad-batch-2.json" in str(caught.value)
+    report = json.loads((command.out / "bad-batch-2.json").read_text())
+    assert (report["step"], report["seed"], report["loss"]) == (2, 0, "nan")
+    (rank,) = report["ranks"]
+    assert rank["rank"] == 0 and rank["terms"]["camera_shift"] == "nan" and rank["terms"]["presence"] > 0
+    assert rank["pictures"] == [{"source": "shards", "index": index} for index in wanted.index.tolist()]
+    assert path.read_bytes() == before
 
 
 def test_does_not_overwrite_a_run(shards, command, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "last.pt").write_bytes(b"precious")
+    command.out.mkdir()
+    (command.out / "last.pt").write_bytes(b"precious")
     with pytest.raises(UserError, match="--resume"):
-        train(command, shards.folders())
+        train(command, shards.data())
     with pytest.raises(UserError, match="torn or not one"):
-        train(replace(command, resume=True), shards.folders())
+        train(replace(command, resume=True), shards.data(batch_size=4))
     with pytest.raises(UserError, match="is no file"):
-        train(replace(command, out=tmp_path / "none", resume=True), shards.folders())
-
-
-def test_torn_and_foreign_files_get_one_line_and_run_no_code(shards, command, tmp_path):
-    path = train(replace(command, schedule=replace(command.schedule, pictures=4)), shards.folders())
-    torn, foreign, evil = tmp_path / "torn.pt", tmp_path / "foreign.pt", tmp_path / "evil.pt"
-    torn.write_bytes(path.read_bytes()[:-1000])
-    torch.save({"weights": torch.zeros(3)}, foreign)
-    evil.write_bytes(pickle.dumps(_Touch(tmp_path / "touched"), protocol=2))
-    for bad in (torn, foreign, evil):
-        with pytest.raises(UserError) as caught:
-            load_checkpoint(bad)
-        assert "\n" not in str(caught.value)
-    assert not (tmp_path / "touched").exists()
-
-    checkpoint = load_checkpoint(path)
-    with pytest.raises(UserError, match="to fit the configured network"):
-        load_weights(HandNet("fastvit_t8", "pooled", 64), checkpoint.ema, "the weights")
-    with pytest.raises(UserError, match="expected to write the checkpoint"):
-        save_checkpoint(checkpoint, tmp_path / "no such folder" / "last.pt")
-
-
-class _Touch:
-    """Unpickling it would make a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
+        train(replace(command, out=tmp_path / "none", resume=True), shards.data(batch_size=4))
 
 
 def test_the_schedule_ends_by_pictures_or_by_time():
@@ -141,15 +152,38 @@ def test_the_schedule_ends_by_pictures_or_by_time():
     rates = [learning_rate_at(schedule, pictures / 1000, pictures) for pictures in range(0, 1001, 10)]
     assert rates[0] < 2e-5 and np.argmax(rates) == 10 and max(rates) == pytest.approx(1e-3, rel=0.05)
     assert all(np.diff(rates[10:]) < 0) and rates[-1] == pytest.approx(1e-6)
+    steps = [learning_rate_at(replace(schedule, shape="step"), share, 500) for share in (0.2, 0.499, 0.5, 1.0)]
+    assert steps == pytest.approx([1e-3, 1e-3, 1e-6, 1e-6])
 
 
 def test_weights_decay_and_scales_do_not():
-    net = HandNet("fastvit_t8", "keypoint", 64)
-    decaying, rest = decay_groups(net, 0.05)
+    net, another = HandNet("fastvit_t8", "keypoint", 64), nn.Linear(3, 4)
+    decaying, rest = parameter_groups(net, ScheduleConfig(weight_decay=0.05), another)
     assert decaying["weight_decay"] == 0.05 and rest["weight_decay"] == 0
-    assert sum(len(group["params"]) for group in (decaying, rest)) == len(list(net.parameters()))
-    kernels = {id(module.weight) for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    assert sum(len(group["params"]) for group in (decaying, rest)) == len(list(net.parameters())) + 2
+    modules = [*net.modules(), another]
+    kernels = {id(module.weight) for module in modules if isinstance(module, (nn.Conv2d, nn.Linear))}
     assert {id(parameter) for parameter in decaying["params"]} == kernels
+
+
+def test_early_layers_learn_slower_and_heads_at_the_full_rate():
+    net = HandNet("fastvit_t8", "pooled", 64)
+    groups = parameter_groups(net, ScheduleConfig(layer_decay=0.8, weight_decay=0.05))
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    scales = {names[id(parameter)]: group["lr_scale"] for group in groups for parameter in group["params"]}
+    assert scales.keys() == dict(net.named_parameters()).keys()
+    assert all(scale == 1 for name, scale in scales.items() if not name.startswith("backbone."))
+
+    def slowest(prefix: str) -> float:
+        return min(scale for name, scale in scales.items() if name.startswith(prefix))
+
+    order = [slowest(f"backbone.{part}") for part in ("stem", "stages.0", "stages.1", "stages.2", "stages.3", "final_conv")]
+    assert all(np.diff(order) > 0) and order[-1] == 1
+    decays = {names[id(parameter)]: group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert all((decays[name] > 0) == (parameter.ndim in (2, 4)) for name, parameter in net.named_parameters())
+    optimizer = torch.optim.AdamW(groups)
+    set_learning_rate(optimizer, 2.0)
+    assert {group["lr"] for group in optimizer.param_groups} == {2.0 * scale for scale in scales.values()}
 
 
 def test_the_average_follows_the_weights():

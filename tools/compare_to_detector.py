@@ -4,39 +4,27 @@
 
 Prints the share of frames with a hand, the share of right hands, the distance of `keypoints_px` to the detector's
 landmarks over the larger side of their box (median and 95th percentile over frames), the same for the model's mean
-hand placed in the same box, and how the mirrored video agrees with the plain one.
+hand placed in the same box, and how the mirrored video agrees with the plain one. This is the whole live pipeline, with its second
+look; `tools/score_network.py --video` is the network alone.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import sys
+from collections.abc import Sequence
 
-import cv2
 import numpy as np
+from detector_frames import distance_over_box, frames_rgb
 from rich.progress import track
 
+from handmesh.cli import guard
 from handmesh.detection import HandDetector
 from handmesh.estimator import HandMeshEstimator
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov
 from handmesh.geometry.crop import mirror_picture
 from handmesh.hand_model.skinning import HandModel, skin
-from handmesh.records import Detection, Hand
-
-
-def frames_rgb(path: str, every: int) -> Iterator[tuple[float, np.ndarray]]:
-    """Seconds and RGB pictures of every n-th frame."""
-    video = cv2.VideoCapture(path)
-    if not video.isOpened():
-        raise SystemExit(f"cannot open {path}")
-    index = 0
-    while True:
-        good, image = video.read()
-        if not good:
-            return
-        if index % every == 0:
-            yield index / (video.get(cv2.CAP_PROP_FPS) or 30.0), cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        index += 1
+from handmesh.records import Hand
 
 
 def mean_hand_px(model: HandModel, box_px: np.ndarray, flip: bool) -> np.ndarray:
@@ -49,19 +37,12 @@ def mean_hand_px(model: HandModel, box_px: np.ndarray, flip: bool) -> np.ndarray
     return (flat - (low + high) / 2) * scale + (box_px[:2] + box_px[2:]) / 2
 
 
-def distance_over_box(points_px: np.ndarray, detection: Detection) -> float:
-    """Mean distance of 21 points over the larger side of the detector's box."""
-    assert detection.landmarks_px is not None
-    side_px = (detection.box_px[2:] - detection.box_px[:2]).max()
-    return float(np.linalg.norm(points_px - detection.landmarks_px, axis=1).mean() / side_px)
-
-
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("video")
     parser.add_argument("--model", help="an exported network; the embedded one if left out")
     parser.add_argument("--every", type=int, default=1, help="take every n-th frame")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
     estimator = HandMeshEstimator(arguments.model, max_hands=1)
     detector, flipped_detector = (HandDetector(max_hands=1, is_video=True) for _ in range(2))
@@ -102,4 +83,4 @@ def flip_difference_px(hand: Hand, flipped: Hand, width: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guard("compare_to_detector", main))

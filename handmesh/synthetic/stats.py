@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from handmesh.errors import UserError
+from handmesh.geometry.alignment import procrustes
 from handmesh.hand_model.articulation import ABDUCTION, FIRST_JOINTS, FLEXION, TWIST, Anatomy, limits_deg, rotmats_to_angles
 from handmesh.hand_model.skinning import HandModel, skin
 from handmesh.skeleton import FINGERS, JOINTS
@@ -154,25 +155,6 @@ def mean_hand_errors_mm(hands: np.ndarray, model: HandModel) -> np.ndarray:
         aligned_m = procrustes(np.broadcast_to(mean_m, joints_m.shape), joints_m)
         errors.append(1e3 * np.linalg.norm(aligned_m - joints_m, axis=-1).mean(axis=1))
     return np.concatenate(errors)
-
-
-def procrustes(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Each source moved by the similarity (rotation, scale, shift; no reflection) that brings it closest (Umeyama 1991).
-
-    Args:
-        source, target: (N, K, 3) float64.
-
-    Returns:
-        (N, K, 3).
-    """
-    target_mean = target.mean(axis=1, keepdims=True)
-    a, b = source - source.mean(axis=1, keepdims=True), target - target_mean
-    u, singular, vt = np.linalg.svd(b.swapaxes(1, 2) @ a)
-    sign = np.ones_like(singular)
-    sign[:, 2] = np.sign(np.linalg.det(u @ vt))
-    rotmats = (u * sign[:, None]) @ vt
-    scale = (singular * sign).sum(axis=1) / np.square(a).sum(axis=(1, 2))
-    return scale[:, None, None] * a @ rotmats.swapaxes(1, 2) + target_mean
 
 
 def stats_table(measures: SetMeasures) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,14 @@ from handmesh.errors import UserError
 
 Head = Literal["pooled", "keypoint"]
 Precision = Literal["f32", "bf16"]
+FreiHandCrop = Literal["keypoints", "fixed"]
+
+
+def _check_shares(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value <= 1:
+            raise UserError(f"expected {name} in 0..1, got {value:g}; it is a share")
 
 
 def _check_positive(config: object, *names: str) -> None:
@@ -35,6 +43,12 @@ class ModelConfig:
     """Start from timm's ImageNet weights (downloaded once)."""
     drop_path: float = 0.0
     """Rate of stochastic depth; worth it for the large variants."""
+    dense: bool = True
+    """Heads that draw the parts of the hand and their depth while training; they are left out of the export."""
+    overparameterized: bool = True
+    """FastViT's additional branches while training; without them each block has the one convolution that is left after fusing."""
+    freeze_norm: bool = False
+    """Batch normalisation keeps its statistics: for fine-tuning with small batches."""
 
 
 @dataclass(frozen=True)
@@ -42,37 +56,75 @@ class DataConfig:
     """The pictures."""
 
     shards: tuple[Path, ...] = (Path("data/synthetic"),)
-    """Folders of shards; new shards are noticed while training runs."""
+    """Folders that handmesh-synth filled; none to train on FreiHAND alone."""
+    freihand: Path | None = None
+    """Folder of FreiHAND (the one that holds training/), or of handmesh-synth --format freihand."""
+    freihand_share: float = 0.5
+    """Share of each batch that is drawn from FreiHAND when there are shards too."""
+    freihand_crop: FreiHandCrop = "keypoints"
+    """keypoints: the box around the annotated keypoints, as at run time. fixed: METRO's, the middle 180 px of every picture."""
+    backgrounds: Path | None = None
+    """Folder of pictures to put behind FreiHAND's hands, by their masks."""
+    background_share: float = 0.5
+    """Share of FreiHAND's pictures that get one of them."""
     batch_size: int = 64
-    mirror_share: float = 0.2
-    """Share of pictures shown mirrored: they teach only that they are no right hands."""
+    """Pictures a step, over all devices together."""
+    mirror_share: float = 0.25
+    """Share of pictures shown mirrored: they teach handedness and where keypoints are, but no parameters."""
     upright_share: float = 0.0
-    """Share of each batch drawn from hands that point up, as webcams see them; the rest is drawn from all."""
+    """Share of each batch of shards drawn from hands that point up, as webcams see them; the rest is drawn from all."""
     validation_pictures: int = 1024
-    """The first so many of the first folder are never trained on."""
+    """So many pictures are never trained on: the first of the first folder of shards; of FreiHAND all versions of a few hands."""
     prefetch_batches: int = 4
     """How many batches wait ready."""
+    readers: int = 1
+    """Threads that read them."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "batch_size")
+        _check_positive(self, "batch_size", "prefetch_batches", "readers")
+        _check_shares(self, "freihand_share", "background_share", "mirror_share", "upright_share")
+        if not self.shards and self.freihand is None:
+            raise UserError("expected pictures in data.shards or data.freihand, got neither; handmesh-synth makes some")
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What is changed on the fly, beside what the renderer varied."""
+    """What is changed on the fly, beside what the renderer varied. Labels follow."""
 
     camera_probability: float = 0.5
-    """Share of pictures whose virtual camera is rolled and zoomed."""
-    roll_deg: float = 30.0
-    zoom: float = 0.1
-    """Focal length times 1 - zoom to 1 + zoom."""
+    """Share of pictures seen by another virtual camera: zoomed and shifted."""
+    zoom_sd: float = 0.1
+    """Standard deviation of the focal length's factor around 1."""
+    zoom_limit: float = 0.25
+    """The factor stays in 1 - limit to 1 + limit."""
+    shift_sd: float = 0.05
+    """How far the camera is turned off the hand, each way, in crops."""
+    roll_probability: float = 0.4
+    """Share of pictures whose camera is rolled."""
+    roll_sd_deg: float = 30.0
+    """Standard deviation of the roll."""
     colour_probability: float = 0.8
     """Share of pictures with another brightness, contrast and white."""
+    contrast: float = 0.35
+    """Times 1 - contrast to 1 + contrast about the picture's mean."""
+    brightness: float = 35.0
+    """Up to so much darker or lighter, in 0..255."""
+    channel_gain: float = 0.15
+    """Each channel times 1 - gain to 1 + gain."""
     noise_probability: float = 0.3
     noise: float = 8.0
     """Largest standard deviation of the noise, in 0..255."""
+    blur_probability: float = 0.1
+    """Share of pictures out of focus."""
+    blur_px: float = 1.5
+    """Largest standard deviation of that blur, in pixels of the crop."""
     cutout_probability: float = 0.2
     """Share of pictures with a rectangle painted over."""
+    cutout: float = 0.4
+    """Largest side of the rectangle, in crops."""
+
+    def __post_init__(self) -> None:
+        _check_shares(self, *(item.name for item in fields(self) if item.name.endswith("_probability")), "zoom_limit")
 
 
 @dataclass(frozen=True)
@@ -99,10 +151,31 @@ class LossWeights:
     """Cross-entropy of the heat maps against the cells around each keypoint."""
     parts: float = 0.3
     """Cross-entropy of the parts of the hand."""
+    depth: float = 5.0
+    """L1 in metres of each pixel's depth behind the root joint, on the hand."""
     presence: float = 0.2
     """Binary cross-entropy."""
     right: float = 0.3
     """Binary cross-entropy."""
+    teacher_parameters: float = 1.0
+    """L1 to the teacher's rotation matrices, betas and camera (distill.teacher alone)."""
+    teacher_vertices: float = 40.0
+    """L1 in metres to the teacher's vertices, relative to the root joint."""
+    teacher_features: float = 1.0
+    """1 - cosine between the teacher's final features and a linear map of the student's."""
+
+    def __post_init__(self) -> None:
+        for term in fields(self):
+            if not getattr(self, term.name) >= 0:
+                raise UserError(f"expected loss.{term.name} of at least 0, got {getattr(self, term.name):g}; 0 leaves the term out")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """A larger network that shows how."""
+
+    teacher: Path | None = None
+    """Checkpoint of the teacher, of the same hand model; it may read larger crops."""
 
 
 @dataclass(frozen=True)
@@ -112,35 +185,54 @@ class ScheduleConfig:
     pictures: int = 1_000_000
     """Length of the training, in pictures seen."""
     max_minutes: float | None = None
-    """Ends the schedule by then if the pictures are not seen before."""
+    """Ends the schedule by then if the pictures are not seen before. Such a run depends on the machine's speed."""
+    shape: Literal["cosine", "step"] = "cosine"
+    """cosine: down to the final rate. step: to the final rate at once, half way (METRO)."""
     warmup_pictures: int = 20_000
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-6
+    layer_decay: float = 1.0
+    """Each layer of the trunk learns this much slower than the next (timm); 1 for all alike."""
     weight_decay: float = 0.05
     """Not on biases and normalisation."""
     clip_norm: float = 5.0
+    accumulate: int = 1
+    """Parts that a device's share of a batch is worked through in, for want of memory."""
     ema_decay: float = 0.9995
     """Of the averaged weights that are validated and exported; approached gradually."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "pictures", "max_minutes")
+        _check_positive(self, "pictures", "max_minutes", "learning_rate", "layer_decay", "clip_norm", "accumulate")
+        _check_shares(self, "layer_decay", "ema_decay")
 
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Train a network on rendered pictures."""
+    """Train a network on rendered pictures, on FreiHAND, or on both."""
 
     out: Path = Path("runs/train")
-    """Folder of the checkpoint (last.pt) and the numbers (metrics.csv)."""
+    """Folder of the checkpoints (last.pt, best.pt), the numbers (metrics.csv, TensorBoard) and pictures of how it went."""
     hand_model: str = "open"
-    """'open', 'mano', or the path of the npz of the hand model that the pictures were rendered with."""
+    """'open', 'mano', or the path of a hand model's npz: the one whose parameters are learnt. Pictures labelled with another model's
+    parameters teach by their joints alone."""
     precision: Precision = "bf16"
     """bf16: autocast; the weights stay f32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    """GPUs (or processes, on the CPU) on each machine."""
+    nodes: int = 1
+    """Machines; start the command on each with torchrun."""
+    sync_bn: bool = False
+    """Batch normalisation over all devices' pictures together (GPUs)."""
+    compile: bool = False
+    """torch.compile the network (GPUs)."""
     seed: int = 0
     log_every_batches: int = 50
     validate_every_pictures: int = 50_000
     save_every_minutes: float = 5.0
+    """How often last.pt is written."""
+    keep_every_pictures: int | None = None
+    """Also keep a checkpoint of its own every so many pictures."""
     init_from: Path | None = None
     """A checkpoint whose averaged weights start this training, with a fresh schedule; it may be for another hand model."""
     resume: bool = False
@@ -149,10 +241,13 @@ class TrainCommand:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossWeights = field(default_factory=LossWeights)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        _check_positive(self, "log_every_batches", "validate_every_pictures", "save_every_minutes")
+        _check_positive(
+            self, "log_every_batches", "validate_every_pictures", "save_every_minutes", "keep_every_pictures", "devices", "nodes"
+        )
 
 
 def parse_train(argv: Sequence[str]) -> TrainCommand:

@@ -1,242 +1,401 @@
-"""The one loop: shards in, checkpoint out. Read `train` from top to bottom."""
+"""The one loop: pictures in, checkpoint out. Read `train`, then `_Training.run`, from top to bottom."""
 
 from __future__ import annotations
 
 import copy
-import csv
-import logging
+import json
 import math
 import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import nn
+from torch import Tensor, nn
 
 from handmesh.config import config_to_dict
-from handmesh.errors import UserError
+from handmesh.errors import UserError, one_line
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.training.augment import augment
-from handmesh.training.checkpoint import Checkpoint, current_commit, load_checkpoint, load_weights, save_checkpoint
-from handmesh.training.command import LossWeights, ScheduleConfig, TrainCommand
-from handmesh.training.data import ShardFolders, prefetch_batches, shard_opener
+from handmesh.training.checkpoint import (
+    Checkpoint,
+    changed_settings,
+    current_commit,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from handmesh.training.command import ScheduleConfig, TrainCommand
+from handmesh.training.convolution import quicken
+from handmesh.training.data import Batch, TrainingData, open_data, prefetch
+from handmesh.training.distill import Teacher, teacher_terms
 from handmesh.training.layer import HandLayer
-from handmesh.training.losses import Errors, loss_terms, measure_errors, total_loss
-from handmesh.training.model import HandNet
+from handmesh.training.losses import Errors, label_counts, loss_terms, measure_errors, total_loss
+from handmesh.training.model import HandNet, Prediction, build_net
+from handmesh.training.optimizer import learning_rate_at, parameter_groups, schedule_progress, set_learning_rate, update_average
+from handmesh.training.processes import (
+    agree,
+    check_devices,
+    from_all,
+    launch,
+    locked,
+    mean_over_processes,
+    on_first,
+    refuse,
+    resume_command,
+    until_interrupted,
+)
+from handmesh.training.watch import Watch
+from handmesh.wholefile import replacing
 
-CHECKPOINT_NAME = "last.pt"
-METRICS_NAME = "metrics.csv"
+LAST_NAME = "last.pt"
+BEST_NAME = "best.pt"
+
+# From here on it is said how to wait less.
+_LONG_WAIT_SHARE = 0.1
 
 
-def train(command: TrainCommand, folders: ShardFolders | None = None) -> Path:
+def train(command: TrainCommand, data: TrainingData | None = None) -> Path:
     """Train until the schedule ends, Ctrl-C, or a loss that is no number.
+
+    With several devices this runs once in each process; the first of them writes the files and speaks.
 
     Args:
         command: everything there is to choose.
-        folders: the pictures; opened from `command.data` if None.
+        data: the pictures; opened from `command.data` if None.
 
     Returns:
         Path of the checkpoint.
 
     Raises:
-        UserError: bad settings, data or checkpoint; a loss that is no number.
+        UserError: bad settings, data or checkpoint; a loss that is no number; another training in the same folder.
     """
-    from lightning.fabric import Fabric
-
-    # It would announce its precision on every start.
-    logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)
-    console = Console(soft_wrap=True)
+    check_devices(command)
+    _prepare_folder(command)
     hand_model = load_hand_model(command.hand_model)
-    data, model = command.data, command.model
-    folders = folders or ShardFolders(data.shards, model.size_px, data.validation_pictures, shard_opener(hand_model.id), data.upright_share)
-    path = _prepare_folder(command)
-    commit = current_commit()
+    data = data or open_data(command.data, hand_model, command.model.size_px)
+    fabric = launch(command)
+    with locked(fabric, command.out):
+        return _Training(fabric, command, hand_model, data).run()
 
-    precision = "bf16-mixed" if command.precision == "bf16" else "32-true"
-    fabric = Fabric(accelerator=command.device, devices=1, precision=precision)
-    torch.manual_seed(command.seed)
-    net = HandNet(model.variant, model.head, model.size_px, model.pretrained, model.drop_path)
-    net.start_at(hand_model)
-    layer = HandLayer(hand_model).to(fabric.device)
-    if command.init_from is not None:
-        load_weights(net, load_checkpoint(command.init_from).ema, f"'{command.init_from}'")
-    optimizer = torch.optim.AdamW(decay_groups(net, command.schedule.weight_decay), lr=command.schedule.learning_rate)
-    average = copy.deepcopy(net).eval().requires_grad_(False).to(fabric.device)
-    fabric_net, fabric_optimizer = fabric.setup(net, optimizer)
-    step, pictures, seconds_before = 0, 0, 0.0
-    if command.resume:
-        checkpoint = _load_for(hand_model, path)
-        load_weights(net, checkpoint.model, f"'{path}'")
-        load_weights(average, checkpoint.ema, f"'{path}'")
-        optimizer.load_state_dict(checkpoint.optimizer)
-        step, pictures, seconds_before = checkpoint.step, checkpoint.pictures, checkpoint.seconds
-    random = torch.Generator(fabric.device)
-    started = time.monotonic()
 
-    def seconds() -> float:
-        return seconds_before + time.monotonic() - started
+class Learner(nn.Module):
+    """What is trained: the network, and with a teacher the linear map from its features to the teacher's."""
 
-    def save() -> None:
-        state = (net.state_dict(), average.state_dict(), optimizer.state_dict())
+    def __init__(self, net: HandNet, student_map: nn.Linear | None):
+        super().__init__()
+        self.net, self.student_map = net, student_map
+
+    def forward(self, crops: Tensor) -> Prediction:
+        return self.net(crops)
+
+
+class _Training:
+    """One process's part of a training: everything that it consists of, at the place where the last checkpoint left it."""
+
+    def __init__(self, fabric: Any, command: TrainCommand, hand_model: HandModel, data: TrainingData):
+        self.fabric, self.command, self.hand_model, self.data = fabric, command, hand_model, data
+        self.path = command.out / LAST_NAME
+        self.console = Console(soft_wrap=True, quiet=not fabric.is_global_zero)
+        self.commit = current_commit()
+        self.step, self.pictures, self.best = 0, 0, math.inf
+        seconds_before = 0.0
+        share = command.data.batch_size // fabric.world_size
+        self.rows = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+        self.layer = HandLayer(hand_model).to(fabric.device)
+        self.random = torch.Generator(fabric.device)
+
+        checkpoint = load_checkpoint(self.path) if command.resume else None
+        changes = _check_fits(checkpoint, command, hand_model, self.path) if checkpoint else []
+        self._seed()
+        self.net = net = _new_net(command, hand_model)
+        if fabric.device.type == "cpu":
+            quicken(net)
+        self.teacher = Teacher(command.distill.teacher, hand_model, fabric.device) if command.distill.teacher else None
+        self.student_map = self.teacher.student_map(net) if self.teacher else None
+        self.average = copy.deepcopy(net).eval().requires_grad_(False).to(fabric.device)
+        if checkpoint:
+            load_weights(net, checkpoint.model, f"'{self.path}'")
+            load_weights(self.average, checkpoint.ema, f"'{self.path}'")
+            if self.student_map is not None:
+                self.student_map.load_state_dict(checkpoint.student_map)
+        if command.sync_bn:
+            from timm.layers.norm_act import convert_sync_batchnorm
+
+            self.net = net = cast(HandNet, convert_sync_batchnorm(net))
+        if command.compile:
+            net.compile()
+        learner = Learner(net, self.student_map).to(fabric.device)
+        others = [self.student_map] if self.student_map is not None else []
+        groups = parameter_groups(net, command.schedule, *others)
+        self.optimizer = torch.optim.AdamW(groups, lr=command.schedule.learning_rate, fused=True)
+        self.model, self.fabric_optimizer = fabric.setup(learner, self.optimizer)
+        _train_mode(learner, command.model.freeze_norm)
+        if checkpoint:
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+            # The groups are the same; how much they decay is the settings' to say.
+            for group, fresh in zip(self.optimizer.param_groups, groups, strict=True):
+                group["weight_decay"] = fresh["weight_decay"]
+            self.step, self.pictures, self.best = checkpoint.step, checkpoint.pictures, checkpoint.best
+            seconds_before = checkpoint.seconds
+        self._started = time.monotonic() - seconds_before
+        self._say_what_this_is(changes)
+
+    def run(self) -> Path:
+        """From where it is to the end."""
+        command, fabric, schedule = self.command, self.fabric, self.command.schedule
+        # Of the first process, so that all save at the same steps.
+        first_s, _ = agree(fabric, self.seconds(), False)
+        if reason := _what_ended(schedule, self.pictures, first_s):
+            self.console.print(f"'{self.path}' had {reason} already; to go on, set a longer schedule")
+            return self.path
+        keep = self.pictures if command.resume else None
+        watch = on_first(fabric, lambda: Watch(command.out, self.layer, self.hand_model, keep))
+        batches = prefetch(
+            self.data, command.seed, self.step, self.rows, command.data.prefetch_batches, command.data.readers
+        )  # fmt: skip
+        saved_s = first_s
+        waited_s = logged_waited_s = 0.0
+        logged_at, logged_pictures = time.monotonic(), self.pictures
+        validated_pictures = -1
+        with _progress(self.console) as progress, until_interrupted() as is_interrupted, closing(batches):
+            task = progress.add_task("", total=1.0, rate=0.0, left="?", pictures=self.pictures, loss="", validation="")
+            while True:
+                seconds, must_stop = agree(fabric, self.seconds(), is_interrupted())
+                done = schedule_progress(schedule, self.pictures, seconds)
+                if done >= 1 or must_stop:
+                    break
+                asked_at = time.monotonic()
+                batch = next(batches).to(fabric.device)
+                waited_s += time.monotonic() - asked_at
+                # Every random choice of a step depends on seed, step and process alone, so resuming changes nothing.
+                self._seed()
+                batch = augment(batch, command.augment, self.random)
+
+                learning_rate = learning_rate_at(schedule, done, self.pictures)
+                set_learning_rate(self.optimizer, learning_rate)
+                own_terms, prediction, part = self._forward_and_backward(batch)
+                terms = mean_over_processes(fabric, own_terms)
+                norm = fabric.clip_gradients(self.model, self.fabric_optimizer, max_norm=schedule.clip_norm, error_if_nonfinite=False)
+                loss, norm = torch.stack([total_loss(terms, command.loss), norm]).tolist()
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    self._stop_at(batch, own_terms, loss, norm)
+                self.fabric_optimizer.step()
+                self.fabric_optimizer.zero_grad()
+                self.step, self.pictures = self.step + 1, self.pictures + command.data.batch_size
+                update_average(self.average, self.net, schedule.ema_decay, self.step)
+
+                now = time.monotonic()
+                rate = (self.pictures - logged_pictures) / max(now - logged_at, 1e-9)
+                left = _time_left(schedule, self.pictures, seconds, rate)
+                progress.update(task, completed=done, rate=rate, left=left, pictures=self.pictures, loss=f"loss {loss:.3f}")
+                if self.step % command.log_every_batches == 0 and watch is not None:
+                    errors = mean_errors([measure_errors(self.layer, prediction, part)])
+                    waiting = (waited_s - logged_waited_s) / max(now - logged_at, 1e-9)
+                    watch.step(
+                        {"pictures": self.pictures, "minutes": seconds / 60, "learning_rate": learning_rate, "pictures_per_s": rate,
+                         "waiting_share": waiting, "loss": loss, **{name: term.item() for name, term in terms.items()}, **errors}
+                    )  # fmt: skip
+                    if not self.console.is_terminal:
+                        self.console.print(
+                            f"{self.pictures:>9} pictures  {done:4.0%}  {rate:5.1f}/s  {left} left  {waiting:3.0%} waiting for pictures  "
+                            f"loss {loss:.3f}  {_words(errors)}", highlight=False,
+                        )  # fmt: skip
+                    logged_at, logged_pictures, logged_waited_s = now, self.pictures, waited_s
+                if self._passes(command.validate_every_pictures):
+                    words = on_first(fabric, lambda: self._validate(watch))
+                    validated_pictures = self.pictures
+                    progress.update(task, validation=words or "")
+                    logged_at, logged_pictures, logged_waited_s = time.monotonic(), self.pictures, waited_s
+                if command.keep_every_pictures and self._passes(command.keep_every_pictures):
+                    on_first(fabric, lambda: self._save(f"pictures-{self.pictures:09d}.pt"))
+                if seconds - saved_s >= 60 * command.save_every_minutes:
+                    on_first(fabric, lambda: self._save(LAST_NAME))
+                    saved_s = seconds
+
+            spent_s = max(self.seconds() - first_s, 1e-9)
+            reason = _what_ended(schedule, self.pictures, seconds)
+            if reason and validated_pictures != self.pictures:
+                on_first(fabric, lambda: self._validate(watch))
+            on_first(fabric, lambda: self._save(LAST_NAME))
+        if watch is not None:
+            watch.close()
+        advice = "; a larger data.readers may help" if waited_s > _LONG_WAIT_SHARE * spent_s else ""
+        self.console.print(f"{waited_s / spent_s:.1%} of the time went by waiting for pictures{advice}", highlight=False)
+        if reason:
+            self.console.print(f"finished: {reason}; '{self.path}'; next: handmesh-export --checkpoint {self.path}")
+        else:
+            self.console.print(f"stopped after {self.pictures} pictures; to go on from '{self.path}': {resume_command()}")
+        return self.path
+
+    def seconds(self) -> float:
+        """Time spent, with that of the runs that this one goes on from."""
+        return time.monotonic() - self._started
+
+    def _forward_and_backward(self, batch: Batch) -> tuple[dict[str, Tensor], Prediction, Batch]:
+        """Gradients of the global batch's loss, in `schedule.accumulate` parts.
+
+        Returns:
+            This process's terms of the loss, of which the mean over processes is the global batch's; the last part, predicted and true.
+        """
+        # Divided by the number of processes, because DDP takes the mean of their gradients, not the sum.
+        counts = mean_over_processes(self.fabric, label_counts(batch))
+        parts = self.command.schedule.accumulate
+        size = len(batch) // parts
+        sums: dict[str, Tensor] = {}
+        for number in range(parts):
+            part = batch.rows(slice(number * size, (number + 1) * size))
+            with self.fabric.no_backward_sync(self.model, enabled=number < parts - 1):
+                prediction = self.model(part.crops)
+                terms = loss_terms(self.layer, prediction, part, counts)
+                if self.teacher is not None and self.student_map is not None:
+                    terms |= teacher_terms(self.layer, prediction, self.teacher.predict(part), self.student_map, part, counts)
+                self.fabric.backward(total_loss(terms, self.command.loss))
+            sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
+        return sums, prediction, part
+
+    def _seed(self) -> None:
+        seed = int(np.random.SeedSequence([self.command.seed % 2**64, self.step, self.fabric.global_rank]).generate_state(1)[0])
+        torch.manual_seed(seed)
+        self.random.manual_seed(seed)
+
+    def _passes(self, every_pictures: int) -> bool:
+        """Whether the last step passed a multiple of so many pictures."""
+        return self.pictures // every_pictures > (self.pictures - self.command.data.batch_size) // every_pictures
+
+    def _validate(self, watch: Any) -> str:
+        """Errors of the averaged weights on the held-out pictures; keeps the weights if they are the best. Returns a line about it."""
+        size = self.command.data.batch_size
+        errors = validate(self.average, self.layer, self.data, size)
+        if not errors:
+            return ""
+        watch.validated(self.pictures, self.seconds() / 60, errors, self.average, self.data.validation_batches(size))
+        if errors["pa_mpjpe_mm"] < self.best:
+            self.best = errors["pa_mpjpe_mm"]
+            self._save(BEST_NAME)
+        self.console.print(f"{self.pictures:>9} pictures  validation  {_words(errors)}", highlight=False)
+        return f"validation {errors['pa_mpjpe_mm']:.1f} mm"
+
+    def _save(self, name: str) -> None:
+        student_map = self.student_map.state_dict() if self.student_map is not None else {}
         save_checkpoint(
-            Checkpoint(config_to_dict(replace(command, resume=False)), hand_model.id, commit, step, pictures, seconds(), *state), path
+            Checkpoint(
+                config=config_to_dict(replace(self.command, resume=False)),
+                hand_model=self.hand_model.id,
+                commit=self.commit,
+                step=self.step,
+                pictures=self.pictures,
+                seconds=self.seconds(),
+                model=self.net.state_dict(),
+                ema=self.average.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                best=self.best,
+                student_map=student_map,
+            ),
+            self.command.out / name,
         )
 
-    console.print(
-        f"{len(folders)} pictures, {model.variant} with {model.head} head, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M weights, "
-        f"{fabric.device}, {command.precision}, {torch.get_num_threads()} threads; checkpoint {path}"
-    )
-    metrics = MetricsFile(path.with_name(METRICS_NAME), keep=command.resume)
-    batches = prefetch_batches(folders, command.seed, step, data.batch_size, data.mirror_share, data.prefetch_batches)
-    saved_at = logged_at = time.monotonic()
-    logged_pictures = pictures
-    next_validation = (pictures // command.validate_every_pictures + 1) * command.validate_every_pictures
-    with _progress(console) as progress, _until_interrupted() as interrupted, closing(batches):
-        task = progress.add_task("", total=1.0, rate=0.0, left="?")
-        while (done := schedule_progress(command.schedule, pictures, seconds())) < 1 and not interrupted():
-            batch = next(batches).to(fabric.device)
-            # Every random choice of a step depends on the seed and the step alone, so resuming changes nothing.
-            torch.manual_seed(1_000_003 * command.seed + step)
-            random.manual_seed(1_000_003 * command.seed + step)
-            batch = augment(batch, command.augment, random)
+    def _stop_at(self, batch: Batch, own_terms: dict[str, Tensor], loss: float, norm: float) -> None:
+        """Write down the batch whose loss or gradient is no number, of all processes, and stop.
 
-            learning_rate = learning_rate_at(command.schedule, done, pictures)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            prediction = fabric_net(batch.crops)
-            terms = loss_terms(layer, prediction, batch)
-            loss = total_loss(terms, command.loss)
-            if not math.isfinite(loss.item()):
-                raise UserError(
-                    f"expected a finite loss, got {loss.item()} after {pictures} pictures; go on from what was saved last in "
-                    f"'{command.out}' with --resume and a lower --schedule.learning-rate"
-                )
-            fabric.backward(loss)
-            fabric.clip_gradients(fabric_net, fabric_optimizer, max_norm=command.schedule.clip_norm)
-            fabric_optimizer.step()
-            fabric_optimizer.zero_grad()
-            step, pictures = step + 1, pictures + len(batch)
-            update_average(average, net, command.schedule.ema_decay, step)
+        Raises:
+            UserError: always.
+        """
+        pictures = [
+            {"source": self.data.sources[source].name, "index": index}
+            for source, index in zip(batch.source.tolist(), batch.index.tolist(), strict=True)
+        ]
+        own = {
+            "rank": self.fabric.global_rank,
+            "terms": {name: _plain(term.item()) for name, term in own_terms.items()},
+            "pictures": pictures,
+        }
+        ranks = from_all(self.fabric, own)
+        path = self.command.out / f"bad-batch-{self.step}.json"
 
-            now = time.monotonic()
-            if step % command.log_every_batches == 0:
-                rate = (pictures - logged_pictures) / (now - logged_at)
-                logged_at, logged_pictures = now, pictures
-                progress.update(task, completed=done, rate=rate, left=_time_left(command.schedule, pictures, seconds(), rate))
-                errors = mean_errors([measure_errors(layer, prediction, batch)])
-                values = {name: term.item() for name, term in terms.items()}
-                metrics.write(
-                    {"split": "train", "pictures": pictures, "minutes": seconds() / 60, "learning_rate": learning_rate,
-                     "pictures_per_s": rate, "loss": loss.item(), **values, **errors}
-                )  # fmt: skip
-                if not console.is_terminal:
-                    left = _time_left(command.schedule, pictures, seconds(), rate)
-                    console.print(
-                        f"{pictures:>9} pictures  {rate:5.1f}/s  {left} left  loss {loss.item():.3f}  {_words(errors)}", highlight=False
-                    )
-            if pictures >= next_validation:
-                next_validation += command.validate_every_pictures
-                _validate(average, layer, folders, command, pictures, seconds(), metrics, console)
-                logged_at, logged_pictures = time.monotonic(), pictures
-            if now - saved_at > 60 * command.save_every_minutes:
-                save()
-                saved_at = now
-    save()
-    if schedule_progress(command.schedule, pictures, seconds()) < 1:
-        console.print(f"stopped after {pictures} pictures; the same command with --resume goes on from '{path}'")
-    else:
-        _validate(average, layer, folders, command, pictures, seconds(), metrics, console)
-        console.print(f"finished after {pictures} pictures: '{path}'; next: handmesh-export --checkpoint {path}")
-    return path
+        def write() -> None:
+            # JSON has no nan.
+            report = {
+                "step": self.step,
+                "pictures": self.pictures,
+                "seed": self.command.seed,
+                "loss": _plain(loss),
+                "gradient_norm": _plain(norm),
+                "ranks": ranks,
+            }
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
+        on_first(self.fabric, write)
+        what = f"loss, got {loss}" if not math.isfinite(loss) else f"gradient, got one of length {norm}"
+        refuse(
+            self.fabric,
+            f"expected a finite {what} after {self.pictures} pictures; '{path}' names the pictures; go on from what was saved last in "
+            f"'{self.command.out}' with --resume and a lower --schedule.learning-rate",
+        )
 
-def schedule_progress(schedule: ScheduleConfig, pictures: int, seconds: float) -> float:
-    """How much of the training is over, in 0..1: the larger of its share of pictures and of time."""
-    share = pictures / schedule.pictures
-    return share if schedule.max_minutes is None else max(share, seconds / (60 * schedule.max_minutes))
-
-
-def learning_rate_at(schedule: ScheduleConfig, progress: float, pictures: int) -> float:
-    """Linear warm-up by pictures, then a cosine by progress."""
-    low, high = schedule.final_learning_rate, schedule.learning_rate
-    cosine = low + (high - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return cosine * min(1.0, (pictures + 1) / max(1, schedule.warmup_pictures))
-
-
-def decay_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters for the optimiser: matrices and kernels decay; biases, normalisation and scales do not."""
-    # FastViT's layer scales are (C, 1, 1): three axes, but one value a channel.
-    decaying = [p for p in net.parameters() if p.ndim in (2, 4)]
-    rest = [p for p in net.parameters() if p.ndim not in (2, 4)]
-    return [{"params": decaying, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, net: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average of weights and of normalisation statistics; a short memory at first."""
-    decay = min(decay, (1 + step) / (10 + step))
-    state = net.state_dict()
-    for name, mean in average.state_dict().items():
-        if mean.is_floating_point():
-            mean.lerp_(state[name], 1 - decay)
-        else:
-            mean.copy_(state[name])
+    def _say_what_this_is(self, changes: list[str]) -> None:
+        model, fabric = self.command.model, self.fabric
+        for line in self.data.notes():
+            self.console.print(line, highlight=False)
+        if changes:
+            self.console.print(f"going on with other settings than before: {', '.join(changes)}", highlight=False)
+        weights = sum(parameter.numel() for parameter in self.net.parameters()) / 1e6
+        devices = f"{fabric.world_size} x {fabric.device.type}" if fabric.world_size > 1 else f"{fabric.device}"
+        self.console.print(
+            f"{len(self.data)} pictures, {model.variant} with {model.head} head, {weights:.1f} M weights, {devices}, "
+            f"{self.command.precision}, {torch.get_num_threads()} threads; checkpoint {self.path}"
+        )
 
 
 def mean_errors(batches: list[Errors]) -> dict[str, float]:
-    """Mean over all samples that have the label."""
+    """Mean over all samples that have the label; nan where none has."""
     return {field.name: torch.cat([getattr(errors, field.name) for errors in batches]).nanmean().item() for field in fields(Errors)}
 
 
 @torch.no_grad()
-def validate(net: nn.Module, layer: HandLayer, folders: ShardFolders, batch_size: int) -> dict[str, float]:
-    """Mean errors on the held-out pictures, in f32."""
+def validate(net: nn.Module, layer: HandLayer, data: TrainingData, batch_size: int) -> dict[str, float]:
+    """Mean errors on the held-out pictures, in f32; nothing if none is held out."""
     device = layer.template_m.device
-    return mean_errors(
-        [measure_errors(layer, net(batch.crops), batch) for batch in (b.to(device) for b in folders.validation_batches(batch_size))]
-    )
+    batches = (batch.to(device) for batch in data.validation_batches(batch_size))
+    errors = [measure_errors(layer, net(batch.crops), batch) for batch in batches]
+    return mean_errors(errors) if errors else {}
 
 
-class MetricsFile:
-    """A table of numbers that grows while training runs, readable up to the last row.
-
-    Args:
-        path: of the csv file.
-        keep: go on with the rows that are there.
-    """
-
-    columns = (
-        *("split", "pictures", "minutes", "learning_rate", "pictures_per_s", "loss"),
-        *(field.name for field in fields(LossWeights)),
-        *(field.name for field in fields(Errors)),
-    )
-
-    def __init__(self, path: Path, keep: bool):
-        self._path = path
-        if not (keep and path.is_file()):
-            path.write_text(",".join(self.columns) + "\n", encoding="utf-8")
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Append one row; columns that it lacks stay empty."""
-        rounded = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writerow(rounded)
+def _new_net(command: TrainCommand, hand_model: HandModel) -> HandNet:
+    """The network before the first step."""
+    needs_imagenet = command.model.pretrained and command.init_from is None and not command.resume
+    net = build_net(replace(command.model, pretrained=needs_imagenet))
+    net.start_at(hand_model)
+    if command.init_from is not None and not command.resume:
+        load_weights(net, load_checkpoint(command.init_from).ema, f"'{command.init_from}'")
+    return net
 
 
-def _validate(average: nn.Module, layer: HandLayer, folders: ShardFolders, command: TrainCommand, pictures: int,
-              seconds: float, metrics: MetricsFile, console: Console) -> None:  # fmt: skip
-    if command.data.validation_pictures == 0:
-        return
-    errors = validate(average, layer, folders, command.data.batch_size)
-    metrics.write({"split": "validation", "pictures": pictures, "minutes": seconds / 60, **errors})
-    console.print(f"{pictures:>9} pictures  validation  {_words(errors)}", highlight=False)
+def _train_mode(module: nn.Module, freeze_norm: bool) -> None:
+    """Training mode; normalisation whose statistics are frozen stays in evaluation mode, though its scales go on learning."""
+    module.train()
+    if freeze_norm:
+        for part in module.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eval()
+
+
+def _check_fits(checkpoint: Checkpoint, command: TrainCommand, hand_model: HandModel, path: Path) -> list[str]:
+    """What going on from a checkpoint changes, in words."""
+    if checkpoint.hand_model != hand_model.id:
+        raise UserError(
+            f"expected a checkpoint for hand model '{hand_model.id}', but '{path}' is for '{checkpoint.hand_model}'; use another"
+        )
+    if not checkpoint.model or not checkpoint.optimizer:
+        raise UserError(f"expected a whole checkpoint, but '{path}' holds averaged weights alone; start from it with --init-from {path}")
+    return changed_settings(checkpoint.command(), command, path)
 
 
 def _words(errors: dict[str, float]) -> str:
@@ -244,6 +403,15 @@ def _words(errors: dict[str, float]) -> str:
         f"PA-MPJPE {errors['pa_mpjpe_mm']:.1f} mm, MPJPE {errors['mpjpe_mm']:.1f} mm, 2D {errors['keypoints_share']:.3f} of the box, "
         f"presence {errors['presence_hit']:.1%}, right {errors['right_hit']:.1%}"
     )
+
+
+def _what_ended(schedule: ScheduleConfig, pictures: int, seconds: float) -> str:
+    """Why the training is over, in words; nothing while it is not."""
+    if pictures >= schedule.pictures:
+        return f"seen all {pictures} pictures"
+    if schedule.max_minutes is not None and seconds >= 60 * schedule.max_minutes:
+        return f"used its max_minutes = {schedule.max_minutes:g}, {pictures} pictures seen"
+    return ""
 
 
 def _time_left(schedule: ScheduleConfig, pictures: int, seconds: float, rate: float) -> str:
@@ -254,47 +422,31 @@ def _time_left(schedule: ScheduleConfig, pictures: int, seconds: float, rate: fl
     return f"{minutes // 60}:{minutes % 60:02d} h"
 
 
-def _prepare_folder(command: TrainCommand) -> Path:
-    path = command.out / CHECKPOINT_NAME
+def _plain(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def _prepare_folder(command: TrainCommand) -> None:
+    path = command.out / LAST_NAME
     if path.is_file() and not command.resume:
         raise UserError(f"expected no checkpoint in '{command.out}', but '{path}' is there; add --resume to go on, or choose another --out")
     try:
         command.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"expected to make the folder '{command.out}', but that failed ({error.strerror}); choose another --out") from error
+        raise UserError(
+            f"expected to make the folder '{command.out}', but that failed ({one_line(error)}); choose another --out"
+        ) from error
     if not os.access(command.out, os.W_OK):
         raise UserError(f"expected to write into '{command.out}', but may not; choose another --out")
-    return path
-
-
-def _load_for(hand_model: HandModel, path: Path) -> Checkpoint:
-    checkpoint = load_checkpoint(path)
-    if checkpoint.hand_model != hand_model.id:
-        raise UserError(
-            f"expected a checkpoint for hand model '{hand_model.id}', but '{path}' is for '{checkpoint.hand_model}'; use another"
-        )
-    return checkpoint
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        BarColumn(), TextColumn("{task.percentage:.1f} %"), TextColumn("{task.fields[rate]:.1f} pictures/s"),
-        TimeElapsedColumn(), TextColumn("{task.fields[left]} left"), console=console, disable=not console.is_terminal,
-    )  # fmt: skip
 
 
 @contextmanager
-def _until_interrupted() -> Iterator[Any]:
-    """Yields a function that says whether Ctrl-C (or SIGTERM) came; a second Ctrl-C interrupts as usual."""
-    came = []
-
-    def note(number: int, frame: Any) -> None:
-        came.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _progress(console: Console) -> Iterator[Progress]:
+    """What a terminal shows of a running training."""
+    with Progress(
+        BarColumn(), TextColumn("{task.percentage:.1f} %"), TextColumn("{task.fields[pictures]} pictures"),
+        TextColumn("{task.fields[rate]:.1f}/s"), TimeElapsedColumn(), TextColumn("{task.fields[left]} left"),
+        TextColumn("{task.fields[loss]}"), TextColumn("{task.fields[validation]}"),
+        console=console, disable=not console.is_terminal or console.quiet,
+    ) as progress:  # fmt: skip
+        yield progress

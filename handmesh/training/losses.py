@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from handmesh.training.model import Prediction
 
 # Projection stays finite while an untrained network puts hands into the lens.
 _NEAREST_M = 0.05
+# Yes-or-no terms in which both answers count alike, and how much rarer the rarer one may be for that.
+_BALANCED = ("presence", "right")
+_LARGEST_RATIO = 8.0
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,6 @@ def pose_hands(layer: HandLayer, rotmats: Tensor, betas: Tensor, root_m: Tensor,
     return Posed(vertices_m, joints_m, keypoints_px)
 
 
-def pose_target(layer: HandLayer, batch: Batch) -> Posed:
-    """The true hands of a batch; meaningless where `batch.has_params` is false."""
-    with torch.no_grad():
-        return pose_hands(layer, batch.rotmats, batch.betas, batch.root_m, batch.focal_px, batch.crops.shape[1])
-
-
 def pose_prediction(layer: HandLayer, prediction: Prediction, batch: Batch) -> Posed:
     """The hands that a network saw."""
     size = batch.crops.shape[1]
@@ -76,44 +73,118 @@ def pose_prediction(layer: HandLayer, prediction: Prediction, batch: Batch) -> P
     return pose_hands(layer, rotmats, prediction.betas, root_m, batch.focal_px, size)
 
 
-def loss_terms(layer: HandLayer, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-    """Each term of the loss before weighting, by its name in `LossWeights`; a mean over the samples that it holds for.
+def label_counts(batch: Batch) -> dict[str, Tensor]:
+    """How many samples each term of the loss holds for, () float each, from the labels alone.
+
+    Heat maps count keypoints inside the crop. Presence and handedness, which `loss_terms` balances, count each
+    answer by itself: presence_0, presence_1, right_0, right_1. Counts of parts of a batch add up to the whole's.
+    """
+    joints, params, inside = batch.has_joints.sum(), batch.has_params.sum(), _inside(batch).sum()
+    counts = {
+        "vertices": batch.has_vertices.sum(),
+        **dict.fromkeys(("joints", "keypoints_2d", "camera_scale", "camera_shift"), joints),
+        **dict.fromkeys(("rotmats", "betas"), params),
+        **dict.fromkeys(("heatmaps", "heatmap_cells"), inside),
+        "parts": batch.has_dense.sum(),
+        "depth": (batch.has_dense & (batch.parts > 0).any((1, 2))).sum(),
+        **{f"{name}_{answer}": (getattr(batch, name) == answer).sum() for name in _BALANCED for answer in (0, 1)},
+    }
+    return {name: count.float() for name, count in counts.items()}
+
+
+def loss_terms(layer: HandLayer, prediction: Prediction, batch: Batch, counts: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Each term of the loss before weighting, by its name in `LossWeights`: the sum over the samples that it holds
+    for, over how many there are.
+
+    A sample without a label of a kind adds nothing to that term, whatever its label says. Terms whose prediction is
+    missing (heads that the network lacks or that only train) are left out; terms of weight 0 are not, so that every
+    parameter gets a gradient, which DDP wants.
+
+    Presence and handedness are binary cross-entropies in which both answers count alike: each sample of the rarer
+    one has the weight of (number of the other) / (its own number), at most 8, of a sample of the other; the sum is
+    over the sum of the weights. The weights are functions of the counts alone.
 
     Args:
         layer: of the hand model that the labels are for, in the prediction's precision.
         prediction, batch: of the same N crops.
+        counts: `label_counts` of the whole batch of which these crops are a part, so that the terms, and their
+            gradients, of the parts add up to the whole's. Over D devices whose gradients are averaged: the global
+            counts over D, which may be fractions. None: of these crops.
     """
     size = batch.crops.shape[1]
-    posed, target = pose_prediction(layer, prediction, batch), pose_target(layer, batch)
-    mine = batch.has_params
-    # Where there is no hand the labels are zeros, of which the logarithm below would not be finite.
-    focal_px = torch.where(mine, batch.focal_px, float(size))
-    camera = translation_to_weak_perspective(torch.where(mine[:, None], batch.root_m, 1.0), focal_px, size)
+    counts = label_counts(batch) if counts is None else counts
+    # A nan of a label that does not hold must not even be multiplied by a zero.
+    batch = without_unknown(batch)
+    posed = pose_prediction(layer, prediction, batch)
+    camera = translation_to_weak_perspective(batch.root_m, batch.focal_px, size)
 
-    def l1(ours: Tensor, theirs: Tensor) -> Tensor:
-        return _mean((ours - theirs).abs().flatten(1).mean(1), mine)
+    def over_count(name: str, values: Tensor, holds: Tensor) -> Tensor:
+        return _ratio(torch.where(holds, values, 0.0).sum(), counts[name])
+
+    def l1(name: str, ours: Tensor, theirs: Tensor, holds: Tensor) -> Tensor:
+        return over_count(name, (ours - theirs).abs().flatten(1).mean(1), holds)
+
+    def balanced(name: str, logits: Tensor, labels: Tensor) -> Tensor:
+        of_0, of_1 = answer_weights(counts[f"{name}_0"], counts[f"{name}_1"])
+        surprise = binary_cross_entropy_with_logits(logits, (labels == 1).to(logits.dtype), reduction="none")
+        weighted = torch.where(labels == 1, of_1, of_0) * surprise
+        return _ratio(torch.where(labels >= 0, weighted, 0.0).sum(), of_0 * counts[f"{name}_0"] + of_1 * counts[f"{name}_1"])
 
     terms = {
-        "vertices": l1(posed.vertices_m, target.vertices_m),
-        "joints": l1(posed.joints_m, target.joints_m),
-        "keypoints_2d": l1(posed.keypoints_px / size, batch.keypoints_px / size),
-        "rotmats": l1(rot6d_to_rotmat(prediction.rot6d.view(-1, 16, 6)), batch.rotmats),
-        "betas": l1(prediction.betas, batch.betas),
-        "camera_scale": l1(prediction.camera[:, :1].log(), camera[:, :1].log()),
-        "camera_shift": l1(prediction.camera[:, 1:], camera[:, 1:]),
-        "presence": _mean(_bce(prediction.presence_logit, batch.presence), batch.presence >= 0),
-        "right": _mean(_bce(prediction.right_logit, batch.right), batch.right >= 0),
+        "vertices": l1("vertices", posed.vertices_m, batch.vertices_m, batch.has_vertices),
+        "joints": l1("joints", posed.joints_m, batch.joints_m, batch.has_joints),
+        "keypoints_2d": l1("keypoints_2d", posed.keypoints_px / size, batch.keypoints_px / size, batch.has_joints),
+        "rotmats": l1("rotmats", rot6d_to_rotmat(prediction.rot6d.view(-1, 16, 6)), batch.rotmats, batch.has_params),
+        "betas": l1("betas", prediction.betas, batch.betas, batch.has_params),
+        "camera_scale": l1("camera_scale", prediction.camera[:, :1].log(), camera[:, :1].log(), batch.has_joints),
+        "camera_shift": l1("camera_shift", prediction.camera[:, 1:], camera[:, 1:], batch.has_joints),
+        **{name: balanced(name, getattr(prediction, f"{name}_logit"), getattr(batch, name)) for name in _BALANCED},
     }
     if prediction.keypoints is not None:
-        # -1..1 from edge to edge; half of that distance is in crops.
-        truth = (2 * batch.keypoints_px + 1) / size - 1
-        inside = (truth.abs() < 1).all(-1) & mine[:, None]
-        terms["heatmaps"] = _mean((prediction.keypoints - truth).abs().mean(-1) / 2, inside)
+        truth, inside = _in_crop(batch), _inside(batch)
+        # Edge to edge is 2; half of it is in crops.
+        terms["heatmaps"] = over_count("heatmaps", (prediction.keypoints - truth).abs().mean(-1) / 2, inside)
         if prediction.heatmap_logits is not None:
-            terms["heatmap_cells"] = _mean(cell_cross_entropy(prediction.heatmap_logits, truth), inside)
+            terms["heatmap_cells"] = over_count("heatmap_cells", cell_cross_entropy(prediction.heatmap_logits, truth), inside)
     if prediction.parts_logits is not None:
-        terms["parts"] = _mean(cross_entropy(prediction.parts_logits.float(), batch.parts, reduction="none").mean((1, 2)), mine)
+        surprise = cross_entropy(prediction.parts_logits.float(), batch.parts, reduction="none").mean((1, 2))
+        terms["parts"] = over_count("parts", surprise, batch.has_dense)
+    if prediction.depth_m is not None:
+        on_hand = batch.parts > 0
+        error_m = torch.where(on_hand, (prediction.depth_m.float() - batch.depth_m).abs(), 0.0).sum((1, 2))
+        terms["depth"] = over_count("depth", error_m / on_hand.sum((1, 2)).clamp(min=1), batch.has_dense)
     return terms
+
+
+def without_unknown(batch: Batch) -> Batch:
+    """The batch with zeros for labels that do not hold (ones for positions, S for focal lengths), whatever stood there."""
+    size = batch.crops.shape[1]
+
+    def where(holds: Tensor, labels: Tensor, otherwise: float = 0.0) -> Tensor:
+        return torch.where(holds.view(-1, *(1,) * (labels.ndim - 1)), labels, otherwise)
+
+    return replace(
+        batch,
+        focal_px=where(batch.has_joints, batch.focal_px, float(size)),
+        keypoints_px=where(batch.has_keypoints, batch.keypoints_px),
+        joints_m=where(batch.has_joints, batch.joints_m),
+        root_m=where(batch.has_joints, batch.root_m, 1.0),
+        rotmats=where(batch.has_params, batch.rotmats),
+        betas=where(batch.has_params, batch.betas),
+        vertices_m=where(batch.has_vertices, batch.vertices_m),
+        parts=where(batch.has_dense, batch.parts, 0),
+        depth_m=where(batch.has_dense, batch.depth_m),
+    )
+
+
+def answer_weights(of_0: Tensor, of_1: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of a sample of each answer, from how many there are: equal totals, unless one is 8 times rarer and more.
+
+    Returns:
+        Those of the answers 0 and 1; that of the more frequent answer is 1.
+    """
+    ratio = (of_1.clamp(min=1e-9) / of_0.clamp(min=1e-9)).clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO)
+    return ratio.clamp(min=1.0), ratio.reciprocal().clamp(min=1.0)
 
 
 def cell_cross_entropy(logits: Tensor, points: Tensor) -> Tensor:
@@ -153,12 +224,14 @@ class Errors:
 
     Attributes:
         pa_mpjpe_mm: (N,) mean joint distance after the best similarity.
+        pa_mpvpe_mm: (N,) mean vertex distance after the best similarity, which is not that of the joints.
         mpjpe_mm: (N,) mean joint distance relative to the root joint.
         keypoints_share: (N,) mean 2D distance over the larger side of the true keypoints' box.
         presence_hit, right_hit: (N,) 1 where the logit has the right sign.
     """
 
     pa_mpjpe_mm: Tensor
+    pa_mpvpe_mm: Tensor
     mpjpe_mm: Tensor
     keypoints_share: Tensor
     presence_hit: Tensor
@@ -168,7 +241,8 @@ class Errors:
 @torch.no_grad()
 def measure_errors(layer: HandLayer, prediction: Prediction, batch: Batch) -> Errors:
     """The errors of a batch."""
-    posed, target = pose_prediction(layer, prediction, batch), pose_target(layer, batch)
+    batch = without_unknown(batch)
+    posed = pose_prediction(layer, prediction, batch)
     box_px = (batch.keypoints_px.amax(1) - batch.keypoints_px.amin(1)).amax(1)
 
     def where(values: Tensor, holds: Tensor) -> Tensor:
@@ -177,10 +251,14 @@ def measure_errors(layer: HandLayer, prediction: Prediction, batch: Batch) -> Er
     def distance(ours: Tensor, theirs: Tensor) -> Tensor:
         return (ours - theirs).norm(dim=-1).mean(1)
 
+    def aligned_mm(ours: Tensor, theirs: Tensor) -> Tensor:
+        return 1e3 * distance(align_points(ours, theirs), theirs)
+
     return Errors(
-        pa_mpjpe_mm=where(1e3 * distance(align_points(posed.joints_m, target.joints_m), target.joints_m), batch.has_params),
-        mpjpe_mm=where(1e3 * distance(posed.joints_m, target.joints_m), batch.has_params),
-        keypoints_share=where(distance(posed.keypoints_px, batch.keypoints_px) / box_px, batch.has_params),
+        pa_mpjpe_mm=where(aligned_mm(posed.joints_m, batch.joints_m), batch.has_joints),
+        pa_mpvpe_mm=where(aligned_mm(posed.vertices_m, batch.vertices_m), batch.has_vertices),
+        mpjpe_mm=where(1e3 * distance(posed.joints_m, batch.joints_m), batch.has_joints),
+        keypoints_share=where(distance(posed.keypoints_px, batch.keypoints_px) / box_px, batch.has_joints),
         presence_hit=where(((prediction.presence_logit > 0) == (batch.presence == 1)).float(), batch.presence >= 0),
         right_hit=where(((prediction.right_logit > 0) == (batch.right == 1)).float(), batch.right >= 0),
     )
@@ -205,10 +283,16 @@ def align_points(source: Tensor, target: Tensor) -> Tensor:
     return scale[:, None, None] * a @ rotmats.mT + target_mean
 
 
-def _bce(logits: Tensor, labels: Tensor) -> Tensor:
-    return binary_cross_entropy_with_logits(logits, labels.clamp(min=0).to(logits.dtype), reduction="none")
+def _in_crop(batch: Batch) -> Tensor:
+    """(N, 21, 2) keypoints in -1..1 from the crop's edge to its other edge."""
+    return (2 * batch.keypoints_px + 1) / batch.crops.shape[1] - 1
 
 
-def _mean(values: Tensor, holds: Tensor) -> Tensor:
-    """Mean where it holds, 0 if nowhere. A where, not a product: a sample without a label must not pass on a nan."""
-    return torch.where(holds, values, 0).sum() / holds.sum().clamp(min=1)
+def _inside(batch: Batch) -> Tensor:
+    """(N, 21) bool: a known keypoint inside the crop."""
+    return (_in_crop(batch).abs() < 1).all(-1) & batch.has_keypoints[:, None]
+
+
+def _ratio(total: Tensor, count: Tensor) -> Tensor:
+    # Where nothing was counted the total is 0. No max(1, count): shares of a global count may be fractions.
+    return total / torch.where(count > 0, count, 1.0)

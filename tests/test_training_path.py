@@ -1,0 +1,149 @@
+"""The way of somebody who brings FreiHAND and MANO, walked on files of exactly their form: every configuration, and from the archive
+to the demo."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from generated_freihand import make_freihand
+from generated_mano import mano_pickle, right_arrays
+
+from handmesh import cli
+from handmesh.freihand import FreiHand
+from handmesh.geometry.alignment import procrustes
+from handmesh.geometry.camera import Camera
+from handmesh.geometry.crop import camera_to_crop, crop_points
+from handmesh.hand_model import load_hand_model
+from handmesh.hand_model.skinning import skin_at
+from handmesh.runtime import Predictor
+from handmesh.skeleton import ROOT
+from handmesh.training.checkpoint import load_checkpoint, net_from_checkpoint
+from handmesh.training.data import open_data
+from handmesh.training.layer import HandLayer
+from handmesh.training.losses import measure_errors
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# In this order: the last one learns from what mixed_ma36 gives.
+TRAINED = ("smoke", "synthetic_t8", "freihand_t8", "freihand_sa12", "freihand_ma36", "mixed_ma36", "distill_t8")
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with FreiHAND (16 hands in 4 versions), MANO's pickle and 48 rendered pictures, as a user would have them."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "MANO_RIGHT.pkl").write_bytes(mano_pickle(right_arrays()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HANDMESH_DATA", str(folder / "models"))
+        assert run(cli.mano, "import", folder / "MANO_RIGHT.pkl") == 0
+        make_freihand(folder / "freihand", load_hand_model("mano"), count=16, versions=4, evaluation=8)
+        assert run(cli.synth, "--out", folder / "synthetic", "--count", 48, "--size", 64, "--workers", 1) == 0
+        yield folder
+
+
+def run(command, *arguments: object) -> int:
+    """A command's exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr("sys.argv", [f"handmesh-{command.__name__}", *map(str, arguments)])
+        command()
+    return end.value.code or 0
+
+
+def train(place: Path, name: str, *flags: object) -> Path:
+    """A short training by one of the configurations, on the CPU, with small pictures; its last checkpoint."""
+    out = place / name
+    command = [CONFIGS / f"{name.split('-')[0]}.yaml", "--out", out, "--device", "cpu", "--model.size-px", 64, "--log-every-batches", 5]
+    command += ["--model.no-pretrained", "--data.readers", 1, "--data.batch-size", BATCH]
+    if name.startswith(("freihand", "mixed", "distill")):
+        command += ["--data.freihand", place / "freihand"]
+    if name.startswith(("smoke", "synthetic", "mixed", "distill")):
+        command += ["--data.shards", place / "synthetic"]
+    if name.startswith("distill"):
+        command += ["--distill.teacher", place / "mixed_ma36" / "best.pt"]
+    assert run(cli.train, *command, *flags) == 0
+    return out / "last.pt"
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_configuration_trains_for_20_steps(place, name):
+    path = train(place, name, "--schedule.pictures", 20 * BATCH, "--data.validation-pictures", 8, "--validate-every-pictures", 40)
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.step == 20
+    assert np.isfinite(checkpoint.best)
+    with path.with_name("metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    steps = [row for row in rows if row["split"] == "train"]
+    assert len(steps) == 4
+    assert all(np.isfinite(float(row["loss"])) for row in steps)
+    learnt = {key for key, value in steps[-1].items() if value}
+    model, data = checkpoint.command().model, checkpoint.command().data
+    assert {"vertices", "joints", "keypoints_2d", "rotmats", "presence", "right"} <= learnt
+    assert ("parts" in learnt) == model.dense
+    assert ("heatmaps" in learnt) == (model.head == "keypoint")
+    assert ("teacher_vertices" in learnt) == (name == "distill_t8")
+    assert (data.freihand is None) == (name in ("smoke", "synthetic_t8"))
+
+
+def test_freihand_without_mano_teaches_the_open_hand_by_joints(place, capfd):
+    path = train(place, "freihand_t8-open", "--hand-model", "open", "--schedule.pictures", 5 * BATCH, "--data.validation-pictures", 8)
+    assert "joints alone" in capfd.readouterr().out
+    with path.with_name("metrics.csv").open(encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    assert float(row["joints"]) > 0 and float(row["keypoints_2d"]) > 0
+    assert float(row["vertices"]) == float(row["rotmats"]) == 0
+
+
+def test_from_the_archive_to_the_demo(place, capfd):
+    """64 pictures are learnt by heart with a stop in between, exported, scored through the runtime, and shown by the demo."""
+    quiet = [f"--augment.{name}-probability" for name in ("camera", "roll", "colour", "noise", "blur", "cutout")]
+    flags = [part for flag in quiet for part in (flag, 0)]
+    flags += ["--data.batch-size", 16, "--data.mirror-share", 0, "--data.validation-pictures", 0, "--precision", "f32"]
+    flags += ["--schedule.learning-rate", 2e-3, "--schedule.ema-decay", 0.98, "--schedule.warmup-pictures", 320]
+    train(place, "freihand_t8-heart", *flags, "--schedule.pictures", 1600)
+    assert "MANO" in capfd.readouterr().out
+    checkpoint = train(place, "freihand_t8-heart", *flags, "--schedule.pictures", 4000, "--resume")
+    assert load_checkpoint(checkpoint).pictures == 4000
+
+    model = load_hand_model("mano")
+    settings = load_checkpoint(checkpoint).command()
+    net, layer = net_from_checkpoint(load_checkpoint(checkpoint)), HandLayer(model)
+    batch = open_data(settings.data, model, settings.model.size_px).batch(0, 0, slice(0, 16))
+    with torch.no_grad():
+        errors = measure_errors(layer, net(batch.crops), batch)
+    assert errors.pa_mpjpe_mm.mean() < 3
+    assert errors.pa_mpvpe_mm.mean() < 3
+    assert errors.mpjpe_mm.mean() < 3
+
+    network = place / "heart.onnx"
+    assert run(cli.export, "--checkpoint", checkpoint, "--out", network) == 0
+    pictures = FreiHand(place / "freihand")
+    predictor = Predictor(network, model.id)
+    distances_mm = []
+    for number in range(len(pictures)):
+        label = pictures.annotation(number)
+        camera = Camera(*label.K[[0, 1, 0, 1], [0, 1, 2, 2]], width=224, height=224)
+        points = label.xyz_m @ label.K.T
+        crop = crop_points(points[:, :2] / points[:, 2:], pictures.image(number), camera, predictor.info.input_size_px)
+        (params,) = predictor(crop.image[None])
+        joints_m = skin_at(model, params, np.zeros(3))[1]
+        truth_m = camera_to_crop(label.xyz_m, crop)
+        distances_mm.append(1e3 * np.linalg.norm(procrustes(joints_m[None], truth_m[None])[0] - truth_m, axis=1).mean())
+        assert params.presence > 0.5
+        if number == 0:
+            relative_mm = 1e3 * np.linalg.norm(joints_m - joints_m[ROOT] - (truth_m - truth_m[ROOT]), axis=1)
+            assert relative_mm.mean() < 5
+    assert np.mean(distances_mm) < 3
+
+    reader = cv2.VideoCapture(str(Path(cli.__file__).parent / "assets" / "demo_clip.mp4"))
+    cv2.imwrite(str(place / "frame.png"), reader.read()[1])
+    shown = ["--input", place / "frame.png", "--output", place / "shown", "--hand-model", "mano", "--model", network]
+    assert run(cli.demo, *shown, "--save", "json,overlay,obj") == 0
+    (lines,) = [path.read_text(encoding="utf-8") for path in (place / "shown").glob("*.json*")]
+    assert model.id in lines
+    assert json.loads(lines.splitlines()[0]) is not None
