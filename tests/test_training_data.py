@@ -22,7 +22,7 @@ from handmesh.synthetic.scene import Sample
 from handmesh.synthetic.sets import open_set, plan_manifest
 from handmesh.synthetic.shards import ShardWriter
 from handmesh.training.command import DataConfig
-from handmesh.training.data import Batch, ShardFolder, ShardSource, TrainingData, divide_draws, open_data, permuted, prefetch, read_shards
+from handmesh.training.data import Batch, ShardSource, TrainingData, divide_draws, open_data, permuted, prefetch, read_shards
 
 
 @pytest.fixture
@@ -311,4 +311,3 @@ def test_a_batch_is_moved_cut_and_joined_whole(shards):
     assert is_same(Batch.join([batch.rows(slice(0, 2)), batch.rows(slice(2, 6))]), batch.to("cpu"))
     assert is_same(batch.rows(np.array([5, 0])), batch.rows(torch.tensor([5, 0])))
     assert torch.equal(batch.rows([5, 0]).crops[1], batch.crops[0])
-    assert ShardFolder(Path("x"), shards, shards.folder().hand_model).pictures is shards

@@ -28,7 +28,7 @@ from handmesh.synthetic.scene import Sample
 from handmesh.synthetic.sets import open_set, plan_manifest
 from handmesh.training.command import DataConfig
 from handmesh.training.data import Batch, TrainingData, open_data
-from handmesh.training.freihand import FIXED_SHARE, FreiHandSource, look_at, put_before
+from handmesh.training.freihand import FreiHandSource, look_at, put_before
 
 HANDS, VERSIONS, CROP_PX = 24, 4, 64
 
@@ -106,7 +106,6 @@ def test_the_fixed_crop_is_metros_and_the_other_holds_all_keypoints(folder, mano
     for row in range(0, len(fixed), 9):
         middle = pictures.image(int(fixed.index[row]))[22:-22, 22:-22].astype(float)
         assert np.abs(middle - fixed.crops[row].numpy())[4:-4, 4:-4].mean() < 4
-    assert FIXED_SHARE * SIZE_PX == 180
 
 
 def test_many_cameras_at_once_are_those_that_are_made_one_by_one(folder):

@@ -91,7 +91,7 @@ def test_starts_from_another_runs_averaged_weights(trained, shards, command):
 
 def test_bf16_trains_too(shards, command):
     path = train(replace(shortened(command, 8), precision="bf16"), shards.data(batch_size=4))
-    assert all(value.dtype != torch.bfloat16 and value.isfinite().all() for value in load_checkpoint(path).model.values())
+    assert all(value.isfinite().all() for value in load_checkpoint(path).model.values())
 
 
 def test_a_teacher_trains_a_map_that_is_not_exported(trained, shards, command):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -29,13 +30,12 @@ from handmesh.training.layer import HandLayer
 from handmesh.training.losses import measure_errors
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-# In this order: the last one learns from what mixed_ma36 gives.
-TRAINED = ("smoke", "synthetic_t8", "freihand_t8", "freihand_sa12", "freihand_ma36", "mixed_ma36", "distill_t8")
+CONFIGURATIONS = ("smoke", "synthetic_t8", "freihand_t8", "freihand_sa12", "freihand_ma36", "mixed_ma36", "distill_t8")
 BATCH = 4
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(tmp_path_factory) -> Iterator[Path]:
     """A folder with FreiHAND (16 hands in 4 versions), MANO's pickle and 48 rendered pictures, as a user would have them."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "MANO_RIGHT.pkl").write_bytes(mano_pickle(right_arrays()))
@@ -47,12 +47,12 @@ def place(tmp_path_factory) -> Path:
         yield folder
 
 
-def run(command, *arguments: object) -> int:
+def run(command: Callable[[], None], *arguments: object) -> int:
     """A command's exit code."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
         patch.setattr("sys.argv", [f"handmesh-{command.__name__}", *map(str, arguments)])
         command()
-    return end.value.code or 0
+    return int(end.value.code or 0)
 
 
 def train(place: Path, name: str, *flags: object) -> Path:
@@ -65,14 +65,25 @@ def train(place: Path, name: str, *flags: object) -> Path:
     if name.startswith(("smoke", "synthetic", "mixed", "distill")):
         command += ["--data.shards", place / "synthetic"]
     if name.startswith("distill"):
+        # What mixed_ma36 gives; which of the tests runs first does not matter.
+        if not (place / "mixed_ma36" / "best.pt").is_file():
+            train(place, "mixed_ma36", *flags)
         command += ["--distill.teacher", place / "mixed_ma36" / "best.pt"]
+    if name == "smoke":
+        # Its own minute may be too short on a busy machine.
+        command += ["--schedule.max-minutes", 30]
     assert run(cli.train, *command, *flags) == 0
     return out / "last.pt"
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_configuration_trains_for_20_steps(place, name):
-    path = train(place, name, "--schedule.pictures", 20 * BATCH, "--data.validation-pictures", 8, "--validate-every-pictures", 40)
+    done = place / name / "last.pt"
+    path = (
+        done
+        if done.is_file()
+        else train(place, name, "--schedule.pictures", 20 * BATCH, "--data.validation-pictures", 8, "--validate-every-pictures", 20 * BATCH)
+    )
     checkpoint = load_checkpoint(path)
     assert checkpoint.step == 20
     assert np.isfinite(checkpoint.best)
@@ -106,7 +117,7 @@ def test_from_the_archive_to_the_demo(place, capfd):
     flags += ["--data.batch-size", 16, "--data.mirror-share", 0, "--data.validation-pictures", 0, "--precision", "f32"]
     flags += ["--schedule.learning-rate", 2e-3, "--schedule.ema-decay", 0.98, "--schedule.warmup-pictures", 320]
     train(place, "freihand_t8-heart", *flags, "--schedule.pictures", 1600)
-    assert "MANO" in capfd.readouterr().out
+    assert "'mano-right' posed with parameters of 16 hands is 0.00 mm" in capfd.readouterr().out
     checkpoint = train(place, "freihand_t8-heart", *flags, "--schedule.pictures", 4000, "--resume")
     assert load_checkpoint(checkpoint).pictures == 4000
 

@@ -10,7 +10,6 @@ stopped goes on, and OUT/ablation.md holds the table of those that are complete.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import math
 import statistics
@@ -29,10 +28,12 @@ from handmesh.cli import guard
 from handmesh.config import config_to_dict, load_config
 from handmesh.errors import UserError
 from handmesh.synthetic.shards import ShardReader
+from handmesh.training.checkpoint import LAST_NAME
 from handmesh.training.command import ModelConfig, TrainCommand
+from handmesh.training.watch import METRICS_NAME, read_metrics
 from handmesh.wholefile import replacing
 
-METRICS_NAME, CHECKPOINT_NAME, TABLE_NAME = "metrics.csv", "last.pt", "ablation.md"
+TABLE_NAME = "ablation.md"
 # Columns of metrics.csv, their headings, factors and digits.
 _ERRORS = (
     ("pa_mpjpe_mm", "PA-MPJPE mm", 1, 2),
@@ -111,9 +112,8 @@ def read_result(metrics: Path, pictures: int) -> Result | None:
     """
     if not metrics.is_file():
         return None
-    with metrics.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    finals = [row for row in rows if row.get("split") == "validation" and int(row["pictures"]) >= pictures]
+    rows = read_metrics(metrics)
+    finals = [row for row in rows if row["split"] == "validation" and int(row["pictures"]) >= pictures]
     if not finals:
         return None
     missing = [name for name, *_ in _ERRORS if name not in finals[-1]]
@@ -211,7 +211,7 @@ def main(argv: Sequence[str]) -> None:
             console.print(f"{name}: complete")
             continue
         console.print(f"{name}: {VARIANTS[name].says}")
-        run_training(settings, resume=(command.out / CHECKPOINT_NAME).is_file())
+        run_training(settings, resume=(command.out / LAST_NAME).is_file())
         if read_result(metrics, arguments.pictures) is None:
             raise UserError(f"expected {arguments.pictures} pictures of '{name}', but it stopped before; the same command goes on")
         write_table(base, arguments.shards, arguments.pictures, arguments.size_px, out)

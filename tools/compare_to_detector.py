@@ -20,6 +20,7 @@ from rich.progress import track
 
 from handmesh.cli import guard
 from handmesh.detection import HandDetector
+from handmesh.errors import UserError
 from handmesh.estimator import HandMeshEstimator
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov
 from handmesh.geometry.crop import mirror_picture
@@ -43,6 +44,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--model", help="an exported network; the embedded one if left out")
     parser.add_argument("--every", type=int, default=1, help="take every n-th frame")
     arguments = parser.parse_args(argv)
+    if arguments.every < 1:
+        raise UserError(f"expected --every from 1 on, got {arguments.every}; leave it out")
 
     estimator = HandMeshEstimator(arguments.model, max_hands=1)
     detector, flipped_detector = (HandDetector(max_hands=1, is_video=True) for _ in range(2))
@@ -69,7 +72,9 @@ def main(argv: Sequence[str]) -> None:
             flipped_sides += flipped.is_right != hand.is_right
             flip_px.append(flip_difference_px(hand, flipped, width))
 
-    print(f"{frames} frames, a hand in {found / frames:.1%}, a right hand in {rights / max(found, 1):.1%} of those")
+    if not found:
+        raise UserError(f"expected a hand in '{arguments.video}', but the detector finds none in {frames} frames; give another video")
+    print(f"{frames} frames, a hand in {found / frames:.1%}, a right hand in {rights / found:.1%} of those")
     print(f"ours      median {np.median(ours):.4f}  95 % {np.percentile(ours, 95):.4f}  of the box")
     print(f"mean hand median {min(np.median(scores) for scores in means.values()):.4f}")
     print(f"presence  median {np.median(presence):.3f}, above one half in {np.mean(np.array(presence) > 0.5):.1%}")

@@ -413,6 +413,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"expected --every from 1 and --frame from 0 on, got {arguments.every} and {arguments.frame}; leave them out")
     if arguments.card:
         split_at_marks(arguments.card)
+    if arguments.json and not arguments.json.resolve().parent.is_dir():
+        raise UserError(f"expected a folder that is there for --json, got '{arguments.json}'; make it first")
 
     model = load_hand_model(arguments.hand_model)
     predictor = Predictor(arguments.network, model.id, "openvino", "f32", arguments.threads)

@@ -37,7 +37,7 @@ _WARM_UP_STEPS = 8
 
 def main(arguments: Sequence[str]) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("shards", type=Path, help="folder that handmesh-synth filled")
     parser.add_argument("--size-px", type=int, default=96)
     parser.add_argument("--batch", type=int, default=32, help="pictures a step")
@@ -72,7 +72,6 @@ def rate_in_memory(command: TrainCommand, steps: int, is_quick: bool) -> float:
     if is_quick and device.type == "cpu":
         quicken(net)
     optimizer = torch.optim.AdamW(parameter_groups(net, command.schedule), lr=1e-4, fused=True)
-    started = 0.0
     for step in range(_WARM_UP_STEPS + steps):
         if step == _WARM_UP_STEPS:
             _wait(device)

@@ -133,7 +133,7 @@ def _depth_after_turn(batch: Batch, R_new_old: Tensor) -> Tensor:
     box_px = (batch.keypoints_px.amax(1) - batch.keypoints_px.amin(1)).amax(1).clamp(min=1.0)
     root_z_m = torch.where(batch.has_joints, batch.root_m[:, 2], _TYPICAL_HAND_M * batch.focal_px / box_px)
     depth_m = batch.depth_m * r + root_z_m[:, None, None] * (r - r_root[:, None, None])
-    return depth_m
+    return torch.where(batch.parts > 0, depth_m, 0.0)
 
 
 def _share_inside(keypoints_px: Tensor, size_px: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import struct
 import subprocess
 import zipfile
 from dataclasses import dataclass, field, fields, replace
@@ -18,8 +19,11 @@ from handmesh.training.command import AugmentConfig, TrainCommand
 from handmesh.training.model import HandNet, build_net
 from handmesh.wholefile import replacing
 
+LAST_NAME = "last.pt"
+BEST_NAME = "best.pt"
+
 FORMAT = "handmesh-checkpoint-2"
-# Without `best` and `student_map`, and with settings of augmentation that are no more.
+# Without `best`, `student_map` and the depth head, and with settings of augmentation that are no more.
 _OLD_FORMAT = "handmesh-checkpoint-1"
 
 
@@ -33,9 +37,10 @@ class Checkpoint:
         commit: of the code, or "unknown".
         step, pictures, seconds: how far it is.
         model, ema, optimizer: state dicts; `ema` holds the averaged weights that are exported. The other two are empty in
-            what `save_weights` wrote.
+            what `save_weights` wrote and in files of the old format.
         best: lowest validation score so far, in millimetres; infinite before the first.
         student_map: state dict of the linear map from the network's features to its teacher's; empty without a teacher.
+        data_sizes: pictures to train on by source, which the order of pictures depends on; empty where it was not written down.
     """
 
     config: dict[str, Any]
@@ -49,6 +54,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     best: float = math.inf
     student_map: dict[str, Any] = field(default_factory=dict)
+    data_sizes: dict[str, int] = field(default_factory=dict)
 
     def command(self) -> TrainCommand:
         """The settings, checked."""
@@ -78,6 +84,7 @@ def save_weights(checkpoint: Checkpoint, path: Path) -> None:
     command = replace(
         command,
         out=_without_folder(command.out),
+        hand_model=str(_without_folder(Path(command.hand_model))),
         init_from=command.init_from and _without_folder(command.init_from),
         distill=replace(command.distill, teacher=command.distill.teacher and _without_folder(command.distill.teacher)),
         data=replace(
@@ -101,11 +108,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"expected a checkpoint, got '{path}', which is no file; train one with handmesh-train")
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except (
+        OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, struct.error, zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:  # fmt: skip
         raise UserError(f"expected a checkpoint in '{path}', but it is torn or not one ({type(error).__name__}); use another") from error
     if isinstance(values, dict) and values.get("format") == _OLD_FORMAT:
         values = _from_old_format(values)
     names = [field.name for field in fields(Checkpoint)]
+    if isinstance(values, dict):
+        values.setdefault("data_sizes", {})
     if not isinstance(values, dict) or values.get("format") != FORMAT or sorted(values) != sorted(["format", *names]):
         found = values.get("format", "no format") if isinstance(values, dict) else type(values).__name__
         raise UserError(f"expected a {FORMAT} file in '{path}', got {found}; use one that handmesh-train wrote")
@@ -137,7 +149,9 @@ def load_weights(net: HandNet, state: dict[str, Any], what: str) -> None:
 # What a checkpoint cannot be taken apart from: shapes of weights, groups of the optimiser, and where in its data a step is.
 _FIXED_SETTINGS = (
     *("model.variant", "model.head", "model.size_px", "model.dense", "model.overparameterized"),
-    *("data.batch_size", "schedule.layer_decay", "seed"),
+    *("data.batch_size", "data.validation_pictures", "schedule.layer_decay", "seed"),
+    # A trained map from features to features belongs to its teacher.
+    "distill.teacher",
 )
 # What the weights do not depend on.
 _FREE_SETTINGS = (
@@ -159,10 +173,7 @@ def changed_settings(before: TrainCommand, now: TrainCommand, path: Path) -> lis
     """
     old, new = _flat(config_to_dict(before)), _flat(config_to_dict(now))
     changed = [name for name in new if old[name] != new[name] and name not in _FREE_SETTINGS]
-    # A trained map from features to features belongs to its teacher.
-    fixed = [name for name in changed if name in _FIXED_SETTINGS or (name == "distill.teacher" and None in (old[name], new[name]))]
-    if fixed:
-        name = fixed[0]
+    for name in filter(_FIXED_SETTINGS.__contains__, changed):
         raise UserError(
             f"expected {name} {old[name]} to go on with '{path}', got {new[name]}; set it back, or start anew with --init-from {path} "
             "and another --out"
@@ -191,11 +202,12 @@ def current_commit() -> str:
 
 
 def _from_old_format(values: dict[str, Any]) -> dict[str, Any]:
-    """What format 1 held, as format 2 has it."""
+    """What format 1 held, as format 2 has it; its optimiser does not fit today's groups."""
     known = {setting.name for setting in fields(AugmentConfig)}
     config = values.get("config", {})
     augment = {name: value for name, value in config.get("augment", {}).items() if name in known}
-    return {**values, "format": FORMAT, "config": {**config, "augment": augment}, "best": math.inf, "student_map": {}}
+    emptied = {"model": {}, "optimizer": {}, "student_map": {}}
+    return {**values, **emptied, "format": FORMAT, "config": {**config, "augment": augment}, "best": math.inf}
 
 
 def _without_folder(path: Path) -> Path:

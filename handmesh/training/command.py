@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,6 +21,13 @@ def _check_shares(config: object, *names: str) -> None:
         value = getattr(config, name)
         if not 0 <= value <= 1:
             raise UserError(f"expected {name} in 0..1, got {value:g}; it is a share")
+
+
+def _check_amounts(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise UserError(f"expected a finite {name} of at least 0, got {value:g}; 0 leaves it out")
 
 
 def _check_positive(config: object, *names: str) -> None:
@@ -49,6 +57,10 @@ class ModelConfig:
     """FastViT's additional branches while training; without them each block has the one convolution that is left after fusing."""
     freeze_norm: bool = False
     """Batch normalisation keeps its statistics: for fine-tuning with small batches."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_path < 1:
+            raise UserError(f"expected drop_path of at least 0 and below 1, got {self.drop_path:g}; 0.1 to 0.3 are usual")
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         _check_positive(self, "batch_size", "prefetch_batches", "readers")
         _check_shares(self, "freihand_share", "background_share", "mirror_share", "upright_share")
+        if self.validation_pictures < 0:
+            raise UserError(f"expected at least 0 validation_pictures, got {self.validation_pictures}; 0 holds out none")
         if not self.shards and self.freihand is None:
             raise UserError("expected pictures in data.shards or data.freihand, got neither; handmesh-synth makes some")
 
@@ -112,6 +126,7 @@ class AugmentConfig:
     channel_gain: float = 0.15
     """Each channel times 1 - gain to 1 + gain."""
     noise_probability: float = 0.3
+    """Share of pictures with noise."""
     noise: float = 8.0
     """Largest standard deviation of the noise, in 0..255."""
     blur_probability: float = 0.1
@@ -125,6 +140,8 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         _check_shares(self, *(item.name for item in fields(self) if item.name.endswith("_probability")), "zoom_limit")
+        amounts = ("zoom_sd", "shift_sd", "roll_sd_deg", "contrast", "brightness", "channel_gain", "noise", "blur_px", "cutout")
+        _check_amounts(self, *amounts)
 
 
 @dataclass(frozen=True)
@@ -165,9 +182,7 @@ class LossWeights:
     """1 - cosine between the teacher's final features and a linear map of the student's."""
 
     def __post_init__(self) -> None:
-        for term in fields(self):
-            if not getattr(self, term.name) >= 0:
-                raise UserError(f"expected loss.{term.name} of at least 0, got {getattr(self, term.name):g}; 0 leaves the term out")
+        _check_amounts(self, *(term.name for term in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -189,13 +204,17 @@ class ScheduleConfig:
     shape: Literal["cosine", "step"] = "cosine"
     """cosine: down to the final rate. step: to the final rate at once, half way (METRO)."""
     warmup_pictures: int = 20_000
+    """The rate rises over so many pictures."""
     learning_rate: float = 1e-3
+    """AdamW's, at its highest."""
     final_learning_rate: float = 1e-6
+    """At the end."""
     layer_decay: float = 1.0
     """Each layer of the trunk learns this much slower than the next (timm); 1 for all alike."""
     weight_decay: float = 0.05
     """Not on biases and normalisation."""
     clip_norm: float = 5.0
+    """Longer gradients are shortened to this."""
     accumulate: int = 1
     """Parts that a device's share of a batch is worked through in, for want of memory."""
     ema_decay: float = 0.9995
@@ -204,6 +223,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         _check_positive(self, "pictures", "max_minutes", "learning_rate", "layer_decay", "clip_norm", "accumulate")
         _check_shares(self, "layer_decay", "ema_decay")
+        _check_amounts(self, "warmup_pictures", "final_learning_rate", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -218,6 +238,7 @@ class TrainCommand:
     precision: Precision = "bf16"
     """bf16: autocast; the weights stay f32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
     devices: int = 1
     """GPUs (or processes, on the CPU) on each machine."""
     nodes: int = 1
@@ -227,8 +248,11 @@ class TrainCommand:
     compile: bool = False
     """torch.compile the network (GPUs)."""
     seed: int = 0
+    """Decides first weights, order of pictures and augmentation."""
     log_every_batches: int = 50
+    """Steps between two lines of metrics.csv."""
     validate_every_pictures: int = 50_000
+    """How often the averaged weights are scored on the held-out pictures."""
     save_every_minutes: float = 5.0
     """How often last.pt is written."""
     keep_every_pictures: int | None = None

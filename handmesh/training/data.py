@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -83,7 +83,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
+        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def rows(self, index: slice | Tensor | np.ndarray | Sequence[int]) -> Batch:
         """Some of the samples, in the order that is asked for."""
@@ -356,6 +356,8 @@ class ShardSource:
         if upright_share > 0:
             upright = np.concatenate([points_up(folder.pictures.labels(np.arange(len(folder.pictures)))) for folder in self._folders])
             self._upright = np.flatnonzero(upright[validation_pictures:])
+            if not len(self._upright):
+                raise UserError("expected hands that point up for data.upright_share, got none in data.shards; set it to 0")
 
     def __len__(self) -> int:
         """How many pictures there are to train on."""
@@ -521,7 +523,24 @@ def _open_shards(folder: Path, hand_model: HandModel) -> ShardFolder:
     from handmesh.synthetic.shards import ShardReader
 
     reader = ShardReader(folder, allow_partial=True)
-    return ShardFolder(folder, reader, _model_of(folder, reader.manifest["hand_model"], hand_model))
+    labelled_with = _model_of(folder, reader.manifest["hand_model"], hand_model)
+    expect_arrays_of(labelled_with, reader.manifest, folder)
+    return ShardFolder(folder, reader, labelled_with)
+
+
+def expect_arrays_of(hand_model: HandModel, manifest: dict[str, Any], folder: Path) -> None:
+    """See that a set of handmesh-synth was drawn with this very hand, not only with one of its name.
+
+    Raises:
+        UserError: it was not.
+    """
+    from handmesh.synthetic.sets import model_sha256
+
+    if manifest.get("hand_model_sha256") not in (None, model_sha256(hand_model)):
+        raise UserError(
+            f"expected pictures of this '{hand_model.id}' in '{folder}', got those of another hand of that name; draw them again, or set "
+            "hand_model to that model's npz"
+        )
 
 
 def _model_of(folder: Path, model_id: str, hand_model: HandModel) -> HandModel:

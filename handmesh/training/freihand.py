@@ -29,7 +29,7 @@ from handmesh.synthetic.light import photo_paths
 from handmesh.synthetic.scene import presence_of
 from handmesh.synthetic.sets import FREIHAND, MANIFEST, read_manifest
 from handmesh.training.command import DataConfig, FreiHandCrop
-from handmesh.training.data import Batch, empty_batch, in_order, mirrored_to_validate, permuted
+from handmesh.training.data import Batch, empty_batch, expect_arrays_of, in_order, mirrored_to_validate, permuted
 
 MANO_VERTICES = 778
 # METRO cuts these out of FreiHAND's 224 px.
@@ -184,7 +184,13 @@ class FreiHandSource:
             rng = np.random.default_rng(seed)
             if rng.random() < self._background_share:
                 path = self._backgrounds[int(rng.integers(len(self._backgrounds)))]
-                image = put_before(image, folder.pictures.mask(picture), _part_of(_background(path), image.shape, rng))
+                mask = folder.pictures.mask(picture)
+                if mask.shape != image.shape[:2]:
+                    raise UserError(
+                        f"expected a mask as large as picture {picture} of '{folder.pictures.root}', {image.shape[:2]}, got {mask.shape}; "
+                        "unpack the archive again"
+                    )
+                image = put_before(image, mask, _part_of(_background(path), image.shape, rng))
         return mirror_picture(image) if folder.is_left else image
 
 
@@ -352,7 +358,11 @@ def _middle_box(camera: Camera, crop: FreiHandCrop) -> np.ndarray:
 def _is_labelled_with(root: Path, hand_model: HandModel) -> bool:
     """Whether a folder's parameters and vertices are the hand model's: as its manifest says, or MANO's in FreiHAND itself."""
     if (root / MANIFEST).is_file():
-        return read_manifest(root, FREIHAND)["hand_model"] == hand_model.id
+        manifest = read_manifest(root, FREIHAND)
+        if manifest["hand_model"] != hand_model.id:
+            return False
+        expect_arrays_of(hand_model, manifest, root)
+        return True
     return hand_model.id.startswith("mano") and len(hand_model.template_m) == MANO_VERTICES
 
 

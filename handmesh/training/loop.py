@@ -24,6 +24,8 @@ from handmesh.errors import UserError, one_line
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.training.augment import augment
 from handmesh.training.checkpoint import (
+    BEST_NAME,
+    LAST_NAME,
     Checkpoint,
     changed_settings,
     current_commit,
@@ -53,9 +55,6 @@ from handmesh.training.processes import (
 )
 from handmesh.training.watch import Watch
 from handmesh.wholefile import replacing
-
-LAST_NAME = "last.pt"
-BEST_NAME = "best.pt"
 
 # From here on it is said how to wait less.
 _LONG_WAIT_SHARE = 0.1
@@ -112,7 +111,8 @@ class _Training:
         self.random = torch.Generator(fabric.device)
 
         checkpoint = load_checkpoint(self.path) if command.resume else None
-        changes = _check_fits(checkpoint, command, hand_model, self.path) if checkpoint else []
+        self.data_sizes = {source.name: len(source) for source in data.sources}
+        changes = _check_fits(checkpoint, command, hand_model, self.data_sizes, self.path) if checkpoint else []
         self._seed()
         self.net = net = _new_net(command, hand_model)
         if fabric.device.type == "cpu":
@@ -142,7 +142,9 @@ class _Training:
             # The groups are the same; how much they decay is the settings' to say.
             for group, fresh in zip(self.optimizer.param_groups, groups, strict=True):
                 group["weight_decay"] = fresh["weight_decay"]
-            self.step, self.pictures, self.best = checkpoint.step, checkpoint.pictures, checkpoint.best
+            self.step, self.pictures = checkpoint.step, checkpoint.pictures
+            # Of other held-out pictures another score is the best.
+            self.best = math.inf if any(change.startswith("data.") for change in changes) else checkpoint.best
             seconds_before = checkpoint.seconds
         self._started = time.monotonic() - seconds_before
         self._say_what_this_is(changes)
@@ -163,7 +165,8 @@ class _Training:
         saved_s = first_s
         waited_s = logged_waited_s = 0.0
         logged_at, logged_pictures = time.monotonic(), self.pictures
-        validated_pictures = -1
+        validated_pictures, logged_steps = -1, 0
+        sums: dict[str, Tensor] = {}
         with _progress(self.console) as progress, until_interrupted() as is_interrupted, closing(batches):
             task = progress.add_task("", total=1.0, rate=0.0, left="?", pictures=self.pictures, loss="", validation="")
             while True:
@@ -191,6 +194,8 @@ class _Training:
                 self.step, self.pictures = self.step + 1, self.pictures + command.data.batch_size
                 update_average(self.average, self.net, schedule.ema_decay, self.step)
 
+                sums = {name: sums.get(name, 0.0) + term for name, term in {"loss": torch.tensor(loss), **terms}.items()}
+                logged_steps += 1
                 now = time.monotonic()
                 rate = (self.pictures - logged_pictures) / max(now - logged_at, 1e-9)
                 left = _time_left(schedule, self.pictures, seconds, rate)
@@ -198,14 +203,16 @@ class _Training:
                 if self.step % command.log_every_batches == 0 and watch is not None:
                     errors = mean_errors([measure_errors(self.layer, prediction, part)])
                     waiting = (waited_s - logged_waited_s) / max(now - logged_at, 1e-9)
+                    means = {name: total.item() / logged_steps for name, total in sums.items()}
                     watch.step(
                         {"pictures": self.pictures, "minutes": seconds / 60, "learning_rate": learning_rate, "pictures_per_s": rate,
-                         "waiting_share": waiting, "loss": loss, **{name: term.item() for name, term in terms.items()}, **errors}
+                         "waiting_share": waiting, **means, **errors}
                     )  # fmt: skip
+                    sums, logged_steps = {}, 0
                     if not self.console.is_terminal:
                         self.console.print(
                             f"{self.pictures:>9} pictures  {done:4.0%}  {rate:5.1f}/s  {left} left  {waiting:3.0%} waiting for pictures  "
-                            f"loss {loss:.3f}  {_words(errors)}", highlight=False,
+                            f"loss {means['loss']:.3f}  {_words(errors)}", highlight=False,
                         )  # fmt: skip
                     logged_at, logged_pictures, logged_waited_s = now, self.pictures, waited_s
                 if self._passes(command.validate_every_pictures):
@@ -255,7 +262,9 @@ class _Training:
                 prediction = self.model(part.crops)
                 terms = loss_terms(self.layer, prediction, part, counts)
                 if self.teacher is not None and self.student_map is not None:
-                    terms |= teacher_terms(self.layer, prediction, self.teacher.predict(part), self.student_map, part, counts)
+                    with self.fabric.autocast():
+                        shown = self.teacher.predict(part)
+                    terms |= teacher_terms(self.layer, prediction, shown, self.student_map, part, counts)
                 self.fabric.backward(total_loss(terms, self.command.loss))
             sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
         return sums, prediction, part
@@ -297,6 +306,7 @@ class _Training:
                 optimizer=self.optimizer.state_dict(),
                 best=self.best,
                 student_map=student_map,
+                data_sizes=self.data_sizes,
             ),
             self.command.out / name,
         )
@@ -334,10 +344,11 @@ class _Training:
 
         on_first(self.fabric, write)
         what = f"loss, got {loss}" if not math.isfinite(loss) else f"gradient, got one of length {norm}"
+        advice = "go on from what was saved last with --resume" if self.path.is_file() else "start again in another --out"
         refuse(
             self.fabric,
-            f"expected a finite {what} after {self.pictures} pictures; '{path}' names the pictures; go on from what was saved last in "
-            f"'{self.command.out}' with --resume and a lower --schedule.learning-rate",
+            f"expected a finite {what} after {self.pictures} pictures; '{path}' names the pictures; if these are sound, {advice} "
+            "and a lower --schedule.learning-rate",
         )
 
     def _say_what_this_is(self, changes: list[str]) -> None:
@@ -387,15 +398,22 @@ def _train_mode(module: nn.Module, freeze_norm: bool) -> None:
                 part.eval()
 
 
-def _check_fits(checkpoint: Checkpoint, command: TrainCommand, hand_model: HandModel, path: Path) -> list[str]:
+def _check_fits(checkpoint: Checkpoint, command: TrainCommand, hand_model: HandModel, data_sizes: dict[str, int], path: Path) -> list[str]:
     """What going on from a checkpoint changes, in words."""
     if checkpoint.hand_model != hand_model.id:
         raise UserError(
             f"expected a checkpoint for hand model '{hand_model.id}', but '{path}' is for '{checkpoint.hand_model}'; use another"
         )
     if not checkpoint.model or not checkpoint.optimizer:
-        raise UserError(f"expected a whole checkpoint, but '{path}' holds averaged weights alone; start from it with --init-from {path}")
-    return changed_settings(checkpoint.command(), command, path)
+        raise UserError(
+            f"expected a whole checkpoint, but '{path}' holds averaged weights alone, or is of an old format; start from it with "
+            f"--init-from {path} and another --out"
+        )
+    changes = changed_settings(checkpoint.command(), command, path)
+    if checkpoint.data_sizes and checkpoint.data_sizes != data_sizes:
+        before, now = (", ".join(f"{count} of {name}" for name, count in sizes.items()) for sizes in (checkpoint.data_sizes, data_sizes))
+        changes.append(f"data.pictures {before} -> {now} (they come in another order)")
+    return changes
 
 
 def _words(errors: dict[str, float]) -> str:

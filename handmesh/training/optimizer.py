@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from handmesh.training.command import ScheduleConfig
 
@@ -58,12 +59,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def update_average(average: nn.Module, net: nn.Module, decay: float, step: int) -> None:
     """Exponential moving average of weights and of normalisation statistics; a short memory at first."""
     decay = min(decay, (1 + step) / (10 + step))
-    state = net.state_dict()
-    for name, mean in average.state_dict().items():
-        if mean.is_floating_point():
-            mean.lerp_(state[name], 1 - decay)
-        else:
-            mean.copy_(state[name])
+    pairs = list(zip([*average.parameters(), *average.buffers()], [*net.parameters(), *net.buffers()], strict=True))
+    means, values = (list(tensors) for tensors in zip(*[pair for pair in pairs if pair[0].is_floating_point()], strict=True))
+    get_ema_multi_avg_fn(decay)(means, values, 0)
+    for count, value in pairs:
+        if not count.is_floating_point():
+            count.copy_(value)
 
 
 def _two_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:

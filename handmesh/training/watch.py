@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import importlib.util
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from handmesh.errors import UserError
+from handmesh.errors import UserError, one_line
 from handmesh.hand_model import HandModel
 from handmesh.skeleton import BONES, JOINTS
 from handmesh.training.command import LossWeights
@@ -78,7 +79,7 @@ class Watch:
         self._hands: Batch | None = None
 
     def step(self, row: dict[str, Any]) -> None:
-        """Numbers of one training step, by `MetricsFile.columns`."""
+        """Numbers of the training since the last such row, by `MetricsFile.columns`."""
         self._add({"split": "train", **row})
 
     def validated(self, pictures: int, minutes: float, errors: dict[str, float], net: nn.Module, batches: Iterable[Batch]) -> None:
@@ -141,7 +142,7 @@ class MetricsFile:
     def write(self, row: dict[str, Any]) -> None:
         """Append one row; columns that it lacks stay empty."""
         rounded = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-        with self._path.open("a", newline="", encoding="utf-8") as file:
+        with _writing(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, lineterminator="\n").writerow(rounded)
 
     def drop_after(self, pictures: int) -> None:
@@ -324,7 +325,8 @@ def draw_curves(metrics_csv: Path, png: Path) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=9, ncols=2 if name == "loss" else 1)
+            below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.06), "ncols": 4}
+            axes.legend(fontsize=9, edgecolor="none", framealpha=0.7, **(below if name == "loss" else {}))
     png.parent.mkdir(parents=True, exist_ok=True)
     with replacing(png) as temporary:
         canvas.print_png(temporary)
@@ -455,8 +457,19 @@ def _legend(draw: ImageDraw, right_px: int, font: Any) -> None:
 
 def _write_picture(picture: np.ndarray, path: Path) -> None:
     coded = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
-    with replacing(path) as temporary:
+    with _writing(path), replacing(path) as temporary:
         temporary.write_bytes(coded.tobytes())
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"expected to write '{path}', but that failed ({one_line(error)}); free the disk, then go on with --resume"
+        ) from error
 
 
 def _summary_writer(folder: Path, keep: int | None) -> Any:
