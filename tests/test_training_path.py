@@ -118,8 +118,8 @@ def test_from_the_archive_to_the_demo(place, capfd):
     flags += ["--schedule.learning-rate", 2e-3, "--schedule.ema-decay", 0.98, "--schedule.warmup-pictures", 320]
     train(place, "freihand_t8-heart", *flags, "--schedule.pictures", 1600)
     assert "'mano-right' posed with parameters of 16 hands is 0.00 mm" in capfd.readouterr().out
-    checkpoint = train(place, "freihand_t8-heart", *flags, "--schedule.pictures", 4000, "--resume")
-    assert load_checkpoint(checkpoint).pictures == 4000
+    checkpoint = train(place, "freihand_t8-heart", *flags, "--schedule.pictures", 3200, "--resume")
+    assert load_checkpoint(checkpoint).pictures == 3200
 
     model = load_hand_model("mano")
     settings = load_checkpoint(checkpoint).command()
@@ -132,7 +132,7 @@ def test_from_the_archive_to_the_demo(place, capfd):
     assert errors.mpjpe_mm.mean() < 3
 
     network = place / "heart.onnx"
-    assert run(cli.export, "--checkpoint", checkpoint, "--out", network) == 0
+    assert run(cli.export, "--checkpoint", checkpoint, "--out", network, "--hand-model", "mano") == 0
     pictures = FreiHand(place / "freihand")
     predictor = Predictor(network, model.id)
     distances_mm = []

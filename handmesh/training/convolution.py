@@ -190,7 +190,7 @@ def depthwise_weight_gradient(x: Tensor, gradient: Tensor, k: int, stride: int) 
             gradient, x, weight, None, (stride, stride), both, (1, 1), False, (0, 0), channels, only_weight
         )[1].float()
     # As many as torch uses: who sets OMP_NUM_THREADS, or starts a process for each core, means these too.
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # pyright: ignore[reportAttributeAccessIssue]
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
     out = np.empty((channels, 1, k, k), np.float32)
     _correlate(_bits(x), _bits(gradient), stride, out)
     return torch.from_numpy(out)

@@ -487,13 +487,18 @@ def prefetch(data: TrainingData, seed: int, first_step: int, rows: slice, ahead:
     Raises:
         UserError: whatever reading a batch raises, when its turn comes.
     """
-    pool = ThreadPoolExecutor(max_workers=readers, thread_name_prefix="prefetch")
+    from threadpoolctl import threadpool_limits
+
+    # Each thread of its own would otherwise keep a team of torch threads busy beside those of the network.
+    pool = ThreadPoolExecutor(max_workers=readers, thread_name_prefix="prefetch", initializer=torch.set_num_threads, initargs=(1,))
     try:
-        waiting: deque[Future[Batch]] = deque()
-        for step in count(first_step):
-            waiting.append(pool.submit(data.batch, seed, step, rows))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
+        # Numpy's matrix products would wake a thread for each core, which then compete with those of torch.
+        with threadpool_limits(1, user_api="blas"):
+            waiting: deque[Future[Batch]] = deque()
+            for step in count(first_step):
+                waiting.append(pool.submit(data.batch, seed, step, rows))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
