@@ -118,8 +118,8 @@ def test_from_the_archive_to_the_demo(place, capfd):
     flags += ["--schedule.learning-rate", 2e-3, "--schedule.ema-decay", 0.98, "--schedule.warmup-pictures", 320]
     train(place, "freihand_t8-heart", *flags, "--schedule.pictures", 1600)
     assert "'mano-right' posed with parameters of 16 hands is 0.00 mm" in capfd.readouterr().out
-    checkpoint = train(place, "freihand_t8-heart", *flags, "--schedule.pictures", 3200, "--resume")
-    assert load_checkpoint(checkpoint).pictures == 3200
+    checkpoint = train(place, "freihand_t8-heart", *flags, "--schedule.pictures", 4800, "--resume")
+    assert load_checkpoint(checkpoint).pictures == 4800
 
     model = load_hand_model("mano")
     settings = load_checkpoint(checkpoint).command()

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -101,7 +102,7 @@ class _Training:
     def __init__(self, fabric: Any, command: TrainCommand, hand_model: HandModel, data: TrainingData):
         self.fabric, self.command, self.hand_model, self.data = fabric, command, hand_model, data
         self.path = command.out / LAST_NAME
-        self.console = Console(soft_wrap=True, quiet=not fabric.is_global_zero)
+        self.console = Console(soft_wrap=True, markup=False, quiet=not fabric.is_global_zero)
         self.commit = current_commit()
         self.step, self.pictures, self.best = 0, 0, math.inf
         seconds_before = 0.0
@@ -236,7 +237,9 @@ class _Training:
         advice = "; a larger data.readers may help" if waited_s > _LONG_WAIT_SHARE * spent_s else ""
         self.console.print(f"{waited_s / spent_s:.1%} of the time went by waiting for pictures{advice}", highlight=False)
         if reason:
-            self.console.print(f"finished: {reason}; '{self.path}'; next: handmesh-export --checkpoint {self.path}")
+            model = "" if command.hand_model == "open" else f" --hand-model {shlex.quote(command.hand_model)}"
+            export = f"handmesh-export --checkpoint {shlex.quote(str(self.path))}{model} --out hand.onnx"
+            self.console.print(f"finished: {reason}; '{self.path}'; next: {export}")
         else:
             self.console.print(f"stopped after {self.pictures} pictures; to go on from '{self.path}': {resume_command()}")
         return self.path
@@ -437,7 +440,7 @@ def _time_left(schedule: ScheduleConfig, pictures: int, seconds: float, rate: fl
     if schedule.max_minutes is not None:
         left_s = min(left_s, 60 * schedule.max_minutes - seconds)
     minutes = max(0, round(left_s / 60))
-    return f"{minutes // 60}:{minutes % 60:02d} h"
+    return f"{minutes // 60}:{minutes % 60:02d} h" if minutes >= 60 else f"{minutes} min"
 
 
 def _plain(value: float) -> float | str:

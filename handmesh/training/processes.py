@@ -147,11 +147,14 @@ def from_all(fabric: Any, value: Result) -> list[Result]:
 
 @contextmanager
 def locked(fabric: Any, folder: Path) -> Iterator[None]:
-    """Hold a folder for one training; the system lets it go when the process dies, however it does.
+    """Hold a folder for one training; the system lets it go when the process dies, however it does. Not on Windows.
 
     Raises:
         UserError: another training holds it.
     """
+    if sys.platform == "win32":
+        yield
+        return
     import fcntl
 
     def lock() -> Any:
