@@ -157,4 +157,4 @@ def test_from_the_archive_to_the_demo(place, capfd):
     assert run(cli.demo, *shown, "--save", "json,overlay,obj") == 0
     (lines,) = [path.read_text(encoding="utf-8") for path in (place / "shown").glob("*.json*")]
     assert model.id in lines
-    assert json.loads(lines.splitlines()[0]) is not None
+    assert json.loads(lines)
