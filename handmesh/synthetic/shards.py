@@ -30,6 +30,8 @@ from handmesh.wholefile import replacing
 
 SHARD_PICTURES = 8192
 _DEPTH_DTYPE = np.dtype("<f2")
+# More pictures at once are better copied from mapped memory.
+_MANY = 4096
 
 
 def shard_counts(count: int) -> list[int]:
@@ -290,16 +292,15 @@ class ShardReader:
 
     def _file(self, path: str) -> int:
         if path not in self._files:
-            self._files[path] = os.open(path, os.O_RDONLY)
+            file = os.open(path, os.O_RDONLY)
+            # Another reading thread may have been quicker.
+            if self._files.setdefault(path, file) != file:
+                os.close(file)
         return self._files[path]
 
     def __del__(self) -> None:
         for file in getattr(self, "_files", {}).values():
             os.close(file)
-
-
-# More pictures at once are better copied from mapped memory.
-_MANY = 4096
 
 
 def _read_at(file: int, buffer: memoryview, offset: int) -> None:
