@@ -20,9 +20,9 @@ from handmesh.hand_model.skinning import mirror_points, skin
 from handmesh.records import Detection, Hand, HandParams
 from handmesh.runtime import DEFAULT_MODEL
 from handmesh.skeleton import ROOT
+from handmesh.synthetic.manifest import FREIHAND
 from handmesh.synthetic.poses import UPRIGHT_PALM
 from handmesh.synthetic.scene import LABEL_DTYPE, NO_POSE, POSE_KINDS
-from handmesh.synthetic.sets import FREIHAND
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 SIZE = 96
@@ -176,29 +176,6 @@ def test_pictures_without_a_hand_give_the_square_in_their_middle(tools):
     image = np.random.default_rng(0).integers(0, 256, (64, 100, 3), dtype=np.uint8)
     crop = tools.network.crop_picture(image, np.zeros((), LABEL_DTYPE), False, 64)
     assert np.abs(crop.image[2:-2, 2:-2].astype(int) - image[2:-2, 20:80]).max() <= 1
-
-
-def test_f_score_is_of_both_ways_and_strict(tools):
-    line_m = np.stack([np.arange(8) * 0.125, np.zeros(8), np.zeros(8)], axis=1)
-    assert tools.network.f_score(line_m, line_m, (0.005, 0.015)) == [1.0, 1.0]
-    # Powers of two, so that the distance is the threshold to the last bit.
-    beside_m = line_m + np.array([[0, 0, 0], *[[0, 0.0625, 0]] * 7])
-    assert tools.network.f_score(beside_m, line_m, (0.0625, 0.0626)) == [1 / 8, 1.0]
-    # All of four points are near, half of eight: 2 * 1 * 0.5 / 1.5.
-    assert tools.network.f_score(line_m[:4], line_m, (0.01,)) == pytest.approx([2 / 3])
-    assert tools.network.f_score(line_m[:4] + 10, line_m, (0.01,)) == [0.0]
-
-
-def test_area_under_the_curve_is_the_mean_of_those_of_the_joints(tools):
-    assert tools.network.pck_auc(np.zeros(21)) == 1.0
-    assert tools.network.pck_auc(np.full(21, 0.0501)) == 0.0
-    assert tools.network.pck_auc(np.full(21, 0.025)) == pytest.approx(0.5, abs=0.01)
-    # As the benchmark computes it: a curve for each joint over samples, then the mean.
-    errors_m = np.abs(np.random.default_rng(0).normal(0, 0.03, (50, 21)))
-    thresholds_m = np.linspace(0, 0.05, 100)
-    curves = (errors_m[:, :, None] <= thresholds_m).mean(axis=0)
-    areas = ((curves[:, 1:] + curves[:, :-1]) / 2 * np.diff(thresholds_m)).sum(axis=1) / 0.05
-    assert np.mean([tools.network.pck_auc(sample) for sample in errors_m]) == pytest.approx(areas.mean())
 
 
 @pytest.mark.parametrize("is_share", [False, True])

@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from scipy.spatial import KDTree
 from score_tables import TextTable, split_at_marks, to_markdown, to_rich, write_between_marks
 from score_video import JitterScores, VideoScores, measure_jitter, measure_video
 
 from handmesh.cli import guard
 from handmesh.errors import UserError
 from handmesh.estimator import place_hand
+from handmesh.evaluation.metrics import distances, f_scores, pck_auc
 from handmesh.geometry.alignment import procrustes
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_focal, camera_from_fov
 from handmesh.geometry.crop import CROP_PADDING, crop_box, crop_points, mirror_picture
@@ -51,7 +51,6 @@ from handmesh.synthetic.stats import TONE_STEPS, tone_step, view_directions
 from handmesh.tracking import Track
 from handmesh.wholefile import replacing
 
-PCK_THRESHOLDS_M = np.linspace(0, 0.05, 100)
 # Share of the hand's silhouette that is seen, from the first to the second.
 SEEN_STEPS = ((0.9, 1.0), (0.7, 0.9), (0.4, 0.7), (0.0, 0.4))
 # Within 45 degrees of the fingers' line; within 60 of the picture's upright.
@@ -147,26 +146,6 @@ def balanced(present: Mean, absent: Mean) -> Mean:
     return Mean((present.value + absent.value) / 2, half_width, present.count + absent.count)
 
 
-def f_score(ours_m: np.ndarray, true_m: np.ndarray, thresholds_m: Sequence[float]) -> list[float]:
-    """Harmonic mean of the shares of either cloud's points that have one of the other's nearer than each threshold.
-
-    Args:
-        ours_m, true_m: (V, 3) and (W, 3).
-    """
-    to_true_m, to_ours_m = KDTree(true_m).query(ours_m)[0], KDTree(ours_m).query(true_m)[0]
-    scores = []
-    for threshold_m in thresholds_m:
-        precision, recall = float(np.mean(to_true_m < threshold_m)), float(np.mean(to_ours_m < threshold_m))
-        scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
-    return scores
-
-
-def pck_auc(errors_m: np.ndarray) -> float:
-    """Area in 0..1 under the share of (K,) errors within each of `PCK_THRESHOLDS_M`, by trapezoids."""
-    within = (errors_m[:, None] <= PCK_THRESHOLDS_M).mean(axis=0)
-    return float((within[1:] + within[:-1]).sum() / 2 / (len(within) - 1))
-
-
 def true_hand(model: HandModel, label: np.ndarray, is_left: bool) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (V, 3) and joints (21, 3) of () LABEL_DTYPE in the picture's camera, in metres."""
     params = HandParams(label["rotmats"], label["betas"], np.zeros(3), 1.0, 0.0)
@@ -186,11 +165,11 @@ def score_hand(model: HandModel, hand: Hand, label: np.ndarray, is_left: bool, f
     vertices_m, joints_m = hand.vertices_m.astype(np.float64), hand.joints_m.astype(np.float64)
     aligned_vertices_m = procrustes(vertices_m[None], true_vertices_m[None])[0]
     aligned_joints_m = procrustes(joints_m[None], true_joints_m[None])[0]
-    joint_errors_m = np.linalg.norm(aligned_joints_m - true_joints_m, axis=1)
+    joint_errors_m = distances(aligned_joints_m, true_joints_m)
     root_error_m = joints_m[ROOT] - true_joints_m[ROOT]
 
     def distance_mm(ours_m: np.ndarray, true_m: np.ndarray) -> float:
-        return 1e3 * float(np.linalg.norm(ours_m - true_m, axis=1).mean())
+        return 1e3 * float(distances(ours_m, true_m).mean())
 
     box_px = np.ptp(label["keypoints_px"], axis=0).max()
     return (
@@ -198,8 +177,8 @@ def score_hand(model: HandModel, hand: Hand, label: np.ndarray, is_left: bool, f
         distance_mm(aligned_vertices_m, true_vertices_m),
         distance_mm(joints_m - root_error_m, true_joints_m),
         distance_mm(vertices_m - root_error_m, true_vertices_m),
-        *f_score(aligned_vertices_m, true_vertices_m, (0.005, 0.015)),
-        pck_auc(joint_errors_m),
+        *f_scores(aligned_vertices_m[None], true_vertices_m[None], same_topology=True)[0],
+        float(pck_auc(joint_errors_m)),
         float(np.linalg.norm(hand.keypoints_px - label["keypoints_px"], axis=1).mean() / box_px),
         float(hand.params.presence > 0.5),
         ((hand.params.right_logit > 0) + (flipped_logit < 0)) / 2,
