@@ -10,7 +10,7 @@ import pytest
 from handmesh.cli import guard
 from handmesh.config import config_to_dict, load_config
 from handmesh.errors import UserError
-from handmesh.synthetic.sets import SHARDS
+from handmesh.synthetic.manifest import SHARDS
 from handmesh.training.command import DataConfig, DistillConfig, ModelConfig, ScheduleConfig, TrainCommand
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"

@@ -19,10 +19,11 @@ from generated_shards import GeneratedShards
 from handmesh.errors import UserError
 from handmesh.freihand import FreiHand
 from handmesh.hand_model import load_hand_model
-from handmesh.synthetic import command, freihand_layout, sets, shards
+from handmesh.synthetic import command, sets, shards
 from handmesh.synthetic.command import SynthCommand, run_synth
 from handmesh.synthetic.freihand_layout import KINDS, LayoutReader
 from handmesh.synthetic.light import Places
+from handmesh.synthetic.manifest import FOLDERS, FORMATS, MANIFEST
 from handmesh.synthetic.scene import Sample, kind_of
 from handmesh.synthetic.shards import ShardReader
 
@@ -67,7 +68,7 @@ def sets_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         without_renderer(patch)
         patch.setattr(shards, "SHARD_PICTURES", 16)
-        for name in sets.FORMATS:
+        for name in FORMATS:
             run_synth(asked_for(folder, name))
     return folder
 
@@ -118,7 +119,7 @@ def test_the_layout_holds_what_was_drawn_left_hands_mirrored(sets_folder):
             expected["keypoints_px"][:, 0] = SIZE - 1 - expected["keypoints_px"][:, 0]
         assert pictures.label(index) == expected
     assert set(found) == set(KINDS)
-    for kind, name in freihand_layout.FOLDERS.items():
+    for kind, name in FOLDERS.items():
         one_kind = FreiHand(sets_folder / "freihand" / name)
         assert len(one_kind) == one_kind.count == found.count(kind)
         assert [side.index for side in one_kind.side] == [index for index in range(COUNT) if found[index] == kind]
@@ -127,7 +128,7 @@ def test_the_layout_holds_what_was_drawn_left_hands_mirrored(sets_folder):
 
 
 @pytest.mark.parametrize("is_renamed", [False, True])
-@pytest.mark.parametrize("name", list(sets.FORMATS))
+@pytest.mark.parametrize("name", list(FORMATS))
 def test_a_set_cut_short_anywhere_is_finished_with_the_same_bytes(sets_folder, tmp_path, monkeypatch, name, is_renamed):
     """Every run ends at a rename, before or after it, each one rename later than the run before: blocks, joining, manifests."""
     asked, real = asked_for(tmp_path, name), os.replace
@@ -190,7 +191,7 @@ def test_four_versions_share_hands_and_masks(tmp_path):
     assert FreiHand(tmp_path / "freihand/negative").versions == 4
 
 
-@pytest.mark.parametrize("name", list(sets.FORMATS))
+@pytest.mark.parametrize("name", list(FORMATS))
 def test_a_full_disk_is_one_line_and_can_be_gone_on_from(sets_folder, tmp_path, monkeypatch, name):
     asked = asked_for(tmp_path, name)
     with monkeypatch.context() as patch:
@@ -241,8 +242,8 @@ def test_broken_sets_are_one_line(sets_folder, tmp_path):
         return shutil.copytree(sets_folder / of, tmp_path / name)
 
     def break_manifest(folder, **changes):
-        manifest = json.loads((folder / sets.MANIFEST).read_text())
-        (folder / sets.MANIFEST).write_text(json.dumps(manifest | changes))
+        manifest = json.loads((folder / MANIFEST).read_text())
+        (folder / MANIFEST).write_text(json.dumps(manifest | changes))
         return folder
 
     (tmp_path / "empty").mkdir()
@@ -253,7 +254,7 @@ def test_broken_sets_are_one_line(sets_folder, tmp_path):
     labels["betas"][0, 0] += 1
     np.save(changed / "shard-00000" / "labels.npy", labels)
     text = copy("text")
-    (text / sets.MANIFEST).write_text("not json")
+    (text / MANIFEST).write_text("not json")
     old = break_manifest(copy("format"), format="handmesh-shards-1")
     for folder in (tmp_path / "empty", missing, changed, text, old, break_manifest(copy("size"), size_px=64)):
         with pytest.raises(UserError) as caught:
@@ -296,7 +297,7 @@ def test_a_killed_process_leaves_a_set_to_go_on_with(sets_folder, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
     started = {
         name: subprocess.Popen([sys.executable, "-c", _SLOW_RUN, tmp_path, name], env=environment, stdout=subprocess.DEVNULL)
-        for name in sets.FORMATS
+        for name in FORMATS
     }
     for name, process in started.items():
         until = time.monotonic() + 60

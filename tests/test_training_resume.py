@@ -19,7 +19,7 @@ from generated_shards import GeneratedShards
 from handmesh.config import config_to_dict
 from handmesh.errors import UserError
 from handmesh.hand_model import HandModel
-from handmesh.synthetic.sets import SHARDS, write_manifest
+from handmesh.synthetic.manifest import SHARDS, write_manifest
 from handmesh.synthetic.shards import shard_name
 from handmesh.training.checkpoint import Checkpoint, load_checkpoint
 from handmesh.training.command import DataConfig, ModelConfig, ScheduleConfig, TrainCommand

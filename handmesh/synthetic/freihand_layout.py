@@ -36,12 +36,12 @@ from handmesh.hand_model.mano_params import FreiHandParams, freihand_points, par
 from handmesh.hand_model.skinning import mirror_points
 from handmesh.skeleton import JOINTS
 from handmesh.synthetic.config import PictureSet
+from handmesh.synthetic.manifest import FOLDERS, FREIHAND, expect_complete, read_manifest, write_manifest
 from handmesh.synthetic.scene import LABEL_DTYPE, POSE_KINDS, kind_of
-from handmesh.synthetic.sets import FREIHAND, Draw, blocks_of, expect_complete, read_manifest, write_manifest
+from handmesh.synthetic.sets import Draw, blocks_of
 from handmesh.wholefile import replacing
 
 KINDS = ("right", "left", "negative")
-FOLDERS = {"right": ".", "left": "left", "negative": "negative"}
 _NUMBERS = ("K", "mano", "xyz", "verts", "scale")
 # Significant digits: 0.1 micrometres of a vertex, and less than a thousandth of a pixel.
 _DIGITS = {"K": 9, "mano": 9, "xyz": 9, "verts": 7, "scale": 9}

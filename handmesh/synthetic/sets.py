@@ -20,13 +20,10 @@ from handmesh.errors import UserError
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.assets import load_dense_twin
 from handmesh.synthetic.config import PictureSet
+from handmesh.synthetic.manifest import FORMATS, FREIHAND, MANIFEST, read_manifest, write_manifest
 from handmesh.synthetic.scene import PICTURES, Sample
 from handmesh.synthetic.sheet import Pictures
-from handmesh.wholefile import replacing
 
-SHARDS, FREIHAND = "handmesh-shards-2", "handmesh-freihand-1"
-FORMATS = {"shards": SHARDS, "freihand": FREIHAND}
-MANIFEST = "manifest.json"
 # What one worker draws at a time: half a second's work, so that all cores are busy in small sets too, and little is lost to a kill.
 BLOCK_PICTURES = 16
 # What a manifest holds besides the recipe.
@@ -160,59 +157,6 @@ def open_set(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"expected a folder that can be written, got '{folder}' ({error.strerror}); choose another --out") from error
     return found
-
-
-def read_manifest(folder: Path, format_id: str | None = None) -> dict[str, Any]:
-    """The manifest of a set of pictures, checked for form.
-
-    Args:
-        format_id: SHARDS or FREIHAND; None for either.
-
-    Raises:
-        UserError: no manifest, not JSON, another format, or entries that are missing.
-    """
-    path = Path(folder) / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"expected a set of pictures with a {MANIFEST}, got '{folder}' ({error.strerror}); make one with handmesh-synth"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"expected '{path}' to be JSON, but it cannot be read ({error}); delete the folder and draw it again") from error
-    wanted = (format_id,) if format_id else tuple(FORMATS.values())
-    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-    if format_id and found != format_id and found in FORMATS.values():
-        raise UserError(
-            f"expected a set of format '{format_id}', got '{folder}' with '{found}'; read it with open_pictures, or draw another set"
-        )
-    if found not in wanted:
-        raise UserError(
-            f"expected format '{' or '.join(wanted)}' in '{path}', got {found!r}; delete the folder and draw it with this version"
-        )
-    missing = [key for key in ("count", "versions", "size_px", "width_px", "hand_model", "pieces") if key not in manifest]
-    if missing:
-        raise UserError(f"expected {', '.join(missing)} in '{path}', which leaves them out; delete the folder and draw it again")
-    return manifest
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Replace a folder's manifest at once."""
-    with replacing(folder / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-
-
-def expect_complete(folder: Path, manifest: dict[str, Any], complete: int) -> None:
-    """Refuse a set with fewer pictures than it is to hold.
-
-    Raises:
-        UserError: says how to finish it.
-    """
-    if complete < manifest["count"]:
-        raise UserError(
-            f"expected {manifest['count']} pictures in '{folder}', but only {complete} are complete; "
-            "run handmesh-synth with the same arguments again to finish"
-        )
 
 
 def open_pictures(folder: Path) -> Pictures:

@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from handmesh.errors import UserError
+from handmesh.synthetic.manifest import MANIFEST, SHARDS, expect_complete, read_manifest, write_manifest
 from handmesh.synthetic.scene import LABEL_DTYPE, PARTS_STRIDE
-from handmesh.synthetic.sets import MANIFEST, SHARDS, Draw, blocks_of, expect_complete, read_manifest, write_manifest
+from handmesh.synthetic.sets import Draw, blocks_of
 from handmesh.wholefile import replacing
 
 SHARD_PICTURES = 8192
