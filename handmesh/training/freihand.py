@@ -18,22 +18,20 @@ import torch
 from handmesh.errors import UserError
 from handmesh.freihand import FreiHand, read_picture, split_ids
 from handmesh.geometry.camera import camera_from_fov
-from handmesh.geometry.crop import CROP_PADDING, look_at_box, mirror_picture, take_crop
+from handmesh.geometry.crop import CROP_PADDING, FIXED_SHARE, look_at_box, middle_box, mirror_picture, take_crop
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.mano_params import FreiHandParams, freihand_points, freihand_to_params
 from handmesh.hand_model.skinning import mirror_points
 from handmesh.records import Camera
 from handmesh.skeleton import JOINTS, ROOT
-from handmesh.synthetic.freihand_layout import FOLDERS, mirror_mano
+from handmesh.synthetic.freihand_layout import mirror_mano
 from handmesh.synthetic.light import photo_paths
+from handmesh.synthetic.manifest import FOLDERS, FREIHAND, MANIFEST, read_manifest
 from handmesh.synthetic.scene import presence_of
-from handmesh.synthetic.sets import FREIHAND, MANIFEST, read_manifest
 from handmesh.training.command import DataConfig, FreiHandCrop
 from handmesh.training.data import Batch, empty_batch, expect_arrays_of, in_order, mirrored_to_validate, permuted
 
 MANO_VERTICES = 778
-# METRO cuts these out of FreiHAND's 224 px.
-FIXED_SHARE = 180 / 224
 # Hands that are posed to see whether parameters and vertices are of one model.
 _MEASURED_HANDS = 256
 _LARGE_GAP_MM = 1.0
@@ -273,10 +271,12 @@ def _crop_pictures(
     batch = empty_batch(len(ids), size_px, vertices)
     batch.index.copy_(torch.from_numpy(folder.start + ids))
     heights, widths = (np.array([image.shape[axis] for image in images]) for axis in (0, 1))
+    # Without keypoints: METRO's square, or as large as can be.
+    share = FIXED_SHARE if crop == "fixed" else 1.0
     if folder.hands is None:
         for row, image in enumerate(images):
             full = camera_from_fov(image.shape[1], image.shape[0], _ASSUMED_FOV_DEG, is_known=False)
-            seen = take_crop(image, full, *look_at_box(_middle_box(full, crop), full, size_px, padding=1.0), bool(is_mirrored[row]))
+            seen = take_crop(image, full, *look_at_box(middle_box(full, share), full, size_px, padding=1.0), bool(is_mirrored[row]))
             batch.crops[row] = torch.from_numpy(seen.image)
         batch.presence.copy_(torch.from_numpy(folder.presence[ids]))
         return batch
@@ -287,7 +287,7 @@ def _crop_pictures(
     if crop == "keypoints":
         R_camera_crop, focal_px = look_at(xyz_m, size_px)
     else:
-        looks = [look_at_box(_middle_box(camera, crop), camera, size_px, padding=1.0) for camera in cameras]
+        looks = [look_at_box(middle_box(camera, share), camera, size_px, padding=1.0) for camera in cameras]
         R_camera_crop = np.stack([R for _, R in looks])
         focal_px = np.array([camera.fx for camera, _ in looks])
     middle_px = (size_px - 1) / 2
@@ -342,14 +342,6 @@ def _is_inside(pixels: np.ndarray, width: int | np.ndarray, height: int | np.nda
 
 def _camera(K: np.ndarray, width: int, height: int) -> Camera:
     return Camera(float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]), width, height)
-
-
-def _middle_box(camera: Camera, crop: FreiHandCrop) -> np.ndarray:
-    """(x0, y0, x1, y1) of a square in the middle of the picture: METRO's, or as large as can be."""
-    share = FIXED_SHARE if crop == "fixed" else 1.0
-    half = share * min(camera.width, camera.height) / 2
-    x, y = (camera.width - 1) / 2, (camera.height - 1) / 2
-    return np.array([x - half, y - half, x + half, y + half])
 
 
 # Files
