@@ -95,8 +95,8 @@ class HandDetector:
             small = (max(1, round(width * scale)), max(1, round(height * scale)))
             image_rgb = cv2.resize(image_rgb, small, interpolation=cv2.INTER_AREA)
         detections = [
-            _detection(landmarks, handedness[0], width, height)
-            for landmarks, handedness in self._landmarks(np.ascontiguousarray(image_rgb), time_s)
+            _detection(landmarks, world_landmarks, handedness[0], width, height)
+            for landmarks, world_landmarks, handedness in self._landmarks(np.ascontiguousarray(image_rgb), time_s)
         ]
         return merge_duplicates(detections)
 
@@ -114,7 +114,7 @@ class HandDetector:
             result = self._landmarker.detect_for_video(picture, self._time_ms)
         else:
             result = self._landmarker.detect(picture)
-        return list(zip(result.hand_landmarks, result.handedness, strict=True))
+        return list(zip(result.hand_landmarks, result.hand_world_landmarks, result.handedness, strict=True))
 
 
 def merge_duplicates(detections: list[Detection]) -> list[Detection]:
@@ -152,13 +152,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "handmesh"
 
 
-def _detection(landmarks: list, handedness, width: int, height: int) -> Detection:
+def _detection(landmarks: list, world_landmarks: list, handedness, width: int, height: int) -> Detection:
     normalised = np.array([(point.x, point.y) for point in landmarks])
     if len(normalised) != len(JOINTS):
         raise ValueError(f"expected {len(JOINTS)} landmarks from MediaPipe, got {len(normalised)}")
     landmarks_px = normalised * (width, height) - 0.5
     box_px = np.concatenate([landmarks_px.min(axis=0), landmarks_px.max(axis=0)])
-    return Detection(box_px, handedness.category_name == "Right", float(handedness.score), landmarks_px)
+    world_landmarks_m = np.array([(point.x, point.y, point.z) for point in world_landmarks])
+    return Detection(box_px, handedness.category_name == "Right", float(handedness.score), landmarks_px, world_landmarks_m)
 
 
 def _is_same_hand(a: Detection, b: Detection) -> bool:

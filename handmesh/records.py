@@ -43,12 +43,15 @@ class Detection:
         is_right: True for a right hand.
         score: in 0..1, how sure the detector is (MediaPipe: of the side).
         landmarks_px: (21, 2) in `skeleton.JOINTS` order, or None when only a box is known.
+        world_landmarks_m: (21, 3) MediaPipe's guess of the hand in space, about the hand's own middle, x right, y down, z away from
+            the camera; None when the detector gives none.
     """
 
     box_px: np.ndarray
     is_right: bool
     score: float
     landmarks_px: np.ndarray | None = None
+    world_landmarks_m: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

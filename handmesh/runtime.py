@@ -92,7 +92,7 @@ class Predictor:
         size = self.info.input_size_px
         if crops.shape[1:] != (size, size, 3) or crops.dtype != np.uint8:
             raise ValueError(f"expected crops of shape (N, {size}, {size}, 3) uint8, got {crops.shape} {crops.dtype}")
-        return [params for batch in _split(crops) for params in _outputs_to_params(self._networks[len(batch)](batch))]
+        return [params for batch in _split(crops) for params in outputs_to_params(self._networks[len(batch)](batch))]
 
 
 def read_network_info(path: Path, hand_model_id: str | None = None) -> NetworkInfo:
@@ -232,7 +232,15 @@ def _split(crops: np.ndarray) -> Iterator[np.ndarray]:
             start += batch
 
 
-def _outputs_to_params(outputs: dict[str, np.ndarray]) -> list[HandParams]:
+def outputs_to_params(outputs: dict[str, np.ndarray]) -> list[HandParams]:
+    """What a network's outputs say about N crops.
+
+    Args:
+        outputs: the five `OUTPUTS`: (N, 96), (N, 10), (N, 3), and (N,) or (N, 1) twice.
+
+    Returns:
+        N parameters, of the outputs' own precision.
+    """
     rotmats = rot6d_to_rotmat(outputs["rot6d"].reshape(-1, 16, 6))
     presence = 1 / (1 + np.exp(-outputs["presence_logit"].reshape(-1).astype(np.float64)))
     right_logit = outputs["right_logit"].reshape(-1)

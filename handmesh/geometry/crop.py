@@ -13,6 +13,8 @@ from handmesh.records import Camera, Crop
 CROP_PADDING = 1.5
 # The rule's name, written into every exported network: a network sees only crops made by the rule it was trained on.
 CROP_RULE = f"virtual-camera-{CROP_PADDING:g}"
+# Side of the square that METRO (Lin et al. 2021) cuts out of the middle of FreiHAND's 224 px, over theirs.
+FIXED_SHARE = 180 / 224
 
 _FORWARD = np.array([0.0, 0.0, 1.0])
 
@@ -58,6 +60,18 @@ def look_at_box(box_px: np.ndarray, camera: Camera, size_px: int, padding: float
     x0, y0, x1, y1 = box_px
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     return look_at_points(np.array([[x0, y], [x1, y], [x, y0], [x, y1]]), camera, size_px, padding)
+
+
+def middle_box(camera: Camera, share: float = FIXED_SHARE) -> np.ndarray:
+    """(x0, y0, x1, y1) of a square in the middle of the picture, for `look_at_box` with padding 1.
+
+    Args:
+        camera: whose picture it is.
+        share: side of the square over the smaller side of the picture; METRO's by default.
+    """
+    half = share * min(camera.width, camera.height) / 2
+    x, y = (camera.width - 1) / 2, (camera.height - 1) / 2
+    return np.array([x - half, y - half, x + half, y + half])
 
 
 def take_crop(image: np.ndarray, camera: Camera, crop_camera: Camera, R_camera_crop: np.ndarray, is_mirrored: bool = False) -> Crop:
