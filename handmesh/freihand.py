@@ -14,10 +14,11 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import cv2
 import numpy as np
@@ -176,8 +177,8 @@ class FreiHand:
 
     @cached_property
     def verts_m(self) -> np.ndarray:
-        """(count, V, 3) f32 vertices in the camera: 300 MB for FreiHAND."""
-        return self._lengths("verts", np.float32)
+        """(count, V, 3) vertices in the camera: f32 for training (300 MB for FreiHAND), f64 for evaluation, whose scores are exact."""
+        return self._lengths("verts", np.float64 if self.split == "evaluation" else np.float32)
 
     @cached_property
     def mano(self) -> np.ndarray:
@@ -320,20 +321,46 @@ def read_numbers(path: Path, entry_shape: tuple[int | None, ...], dtype: type = 
             shape, unit = _first_entry(path, head, entry_shape)
             store, structure = bytearray(), _Structure(path, unit)
             entry_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            carry, chunk = b"", head
-            while chunk:
-                structure.feed(chunk)
-                text = carry + chunk.translate(None, b"[]")
-                cut = text.rfind(b",")
-                carry = text[cut + 1 :]
-                if cut > 0:
-                    store += _parse(path, len(store) // entry_bytes, text[:cut]).astype(dtype).tobytes()
-                chunk = file.read(_CHUNK_BYTES)
-            structure.close()
-            store += _parse(path, len(store) // entry_bytes, carry).astype(dtype).tobytes()
+            for marks, text, is_last in split_lists(file, head):
+                structure.feed(marks)
+                if is_last:
+                    structure.close()
+                store += _parse(path, len(store) // entry_bytes, text).astype(dtype).tobytes()
     except OSError as error:
         raise UserError(f"expected '{path}' ({error.strerror}); give the folder that holds it, see data/README.md") from error
     return np.frombuffer(store, dtype).reshape(-1, *shape)
+
+
+def split_lists(file: IO[bytes], head: bytes = b"") -> Iterator[tuple[bytes, bytes, bool]]:
+    """Nested JSON lists of numbers, some megabytes at a time.
+
+    Args:
+        head: what was read of the file already.
+
+    Yields:
+        Brackets and commas; the text between them without brackets, cut at a comma that is left out; and whether this is the last part.
+    """
+    carry, chunk = b"", head or file.read(_CHUNK_BYTES)
+    while chunk:
+        chunk = carry + chunk
+        cut = chunk.rfind(b",") + 1
+        part, carry = chunk[:cut], chunk[cut:]
+        if part:
+            yield part.translate(None, _ALL_BUT_STRUCTURE), part[:-1].translate(None, b"[]"), False
+        chunk = file.read(_CHUNK_BYTES)
+    yield carry.translate(None, _ALL_BUT_STRUCTURE), carry.translate(None, b"[]"), True
+
+
+def parse_numbers(text: bytes) -> np.ndarray | None:
+    """(n,) f64 of numbers between commas, NaN and infinity among them; None where there is anything else."""
+    # numpy only warns of text that is no number.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        try:
+            numbers = np.fromstring(text, np.float64, sep=",")
+        except (ValueError, DeprecationWarning):
+            return None
+    return numbers if len(numbers) == text.count(b",") + 1 else None
 
 
 def _first_entry(path: Path, head: bytes, entry_shape: tuple[int | None, ...]) -> tuple[tuple[int, ...], bytes]:
@@ -368,8 +395,8 @@ class _Structure:
         self._path, self._unit = path, unit
         self._held, self._passed = b"", -1
 
-    def feed(self, chunk: bytes) -> None:
-        found = self._held + chunk.translate(None, _ALL_BUT_STRUCTURE)
+    def feed(self, marks: bytes) -> None:
+        found = self._held + marks
         # The last one may be the list's own end.
         found, self._held = found[:-1], found[-1:]
         if self._passed < 0 and found:
@@ -389,14 +416,8 @@ class _Structure:
 
 def _parse(path: Path, entry: int, text: bytes) -> np.ndarray:
     """Numbers between commas, of which the first belongs to `entry`; brackets are gone."""
-    # numpy only warns of text that is no number.
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)
-        try:
-            numbers = np.fromstring(text, np.float64, sep=",")
-        except (ValueError, DeprecationWarning):
-            numbers = np.zeros(0)
-    if len(numbers) != text.count(b",") + 1:
+    numbers = parse_numbers(text)
+    if numbers is None:
         raise UserError(f"expected nothing but numbers in '{path}', but from entry {entry} on there is other text; make or unpack it again")
     if not np.isfinite(numbers).all():
         raise UserError(f"expected finite numbers in '{path}', but from entry {entry} on there is NaN or infinity; make or unpack it again")
