@@ -85,6 +85,18 @@ def synth() -> None:
     sys.exit(guard("handmesh-synth", body))
 
 
+def evaluate() -> None:
+    """handmesh-eval."""
+
+    def body(argv: Sequence[str]) -> None:
+        from handmesh.config import parse_flags
+        from handmesh.evaluation.command import EvalCommand, run_eval
+
+        run_eval(parse_flags(EvalCommand, argv, "handmesh-eval"), tuple(argv))
+
+    sys.exit(guard("handmesh-eval", body))
+
+
 def mano() -> None:
     """handmesh-mano."""
 

@@ -33,7 +33,7 @@ from handmesh.hand_model import load_hand_model
 from handmesh.hand_model.skinning import skin
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from slow_freihand_metric import official_scores
+from slow_freihand_metric import official_scores  # pyright: ignore[reportMissingImports]
 
 _NOISE_RAD = 0.12
 

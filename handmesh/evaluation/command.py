@@ -1,0 +1,354 @@
+"""`handmesh-eval`: its flags, and what it does with them. Three modes: measure a network, score a file of predictions, compare scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from handmesh import __version__
+from handmesh.errors import UserError
+from handmesh.evaluation.baselines import Baseline, predict_baseline
+from handmesh.evaluation.comparison import Samples, comparison_table, read_samples
+from handmesh.evaluation.corruptions import Robustness, measure_robustness, robustness_table, robustness_to_json
+from handmesh.evaluation.datasets import open_data
+from handmesh.evaluation.files import find_turned_axes, read_predictions, write_predictions
+from handmesh.evaluation.predict import Change, CropNetwork, predict
+from handmesh.evaluation.records import CropMode, EvaluationSet, Tta
+from handmesh.evaluation.scores import METRIC, Scores, official_text, score, scores_to_json
+from handmesh.hand_model import HandModel, load_hand_model
+from handmesh.runtime import DEFAULT_MODEL, Precision, Predictor
+from handmesh.wholefile import replacing
+
+if TYPE_CHECKING:
+    from handmesh.evaluation.report import Entry
+
+EvalRuntime = Literal["openvino", "onnxruntime", "torch"]
+DEFAULT = "default"
+# Read by people first; all the others are in the report.
+HEADLINE = ("pa_mpjpe_mm", "pa_mpvpe_mm", "f_5mm_aligned", "f_15mm_aligned", "mpjpe_root_mm", "keypoints_share")
+_PACKAGES = ("numpy", "scipy", "opencv-contrib-python", "openvino", "onnxruntime", "mediapipe", "torch", "timm")
+
+
+@dataclass(frozen=True)
+class EvalCommand:
+    """Measure hands on labelled pictures: FreiHAND's benchmark, a set of handmesh-synth, or data of your own.
+
+    With --data a network predicts all hands and is scored. With --pred and --gt anybody's pred.json is scored. With --compare
+    methods that were scored here stand side by side. OUT gets pred.json, pred.zip, scores.json, scores.txt and report.html.
+    """
+
+    data: Path | None = None
+    """FreiHAND's folder (with evaluation_xyz.json), a set of handmesh-synth --format freihand, or what --reader reads."""
+    model: str = DEFAULT
+    """Network: an .onnx of handmesh-export, a .pt of handmesh-train, or "default", the one that comes with the package."""
+    runtime: EvalRuntime | None = None
+    """What runs it; without it openvino for .onnx and torch for .pt. A .pt with another runtime is exported first."""
+    precision: Precision = "f32"
+    """Arithmetic of the network; bf16 with openvino alone."""
+    threads: int = 0
+    """Of the network; 0 lets the runtime choose."""
+    hand_model: str | None = None
+    """Hand model: "open", "mano", or the path of an npz; without it, the one that the network was trained with."""
+    crop: CropMode | None = None
+    """centre: METRO's, the middle 180 of 224 px. gt: around the true keypoints. detector: MediaPipe's. Default: centre for FreiHAND, else gt."""
+    tta: Tta = "none"
+    """Looks at each picture: one, METRO's 95 (19 rotations, 5 scales), or a few that are worth most."""
+    baselines: tuple[Baseline, ...] = ()
+    """Measure these too: the mean hand, all zeros, MediaPipe's world landmarks (joints only)."""
+    corruptions: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Measure again under ten corruptions at five severities: 51 times as long."""
+    every: int = 1
+    """Only every n-th hand."""
+    reader: Path | None = None
+    """Python file with open_data(path) that reads --data or --gt."""
+    pred: Path | None = None
+    """Score this pred.json (or a .zip of it): [xyz, verts] in metres, in the order of the data."""
+    gt: Path | None = None
+    """Truth for --pred: as --data, but evaluation_xyz.json and evaluation_verts.json are enough."""
+    as_is: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Score --pred even where it looks like a mistake (another unit, joint order, side, or mesh)."""
+    other_topology: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Vertices of --pred are of another mesh than the truth's: no vertex is compared with its twin."""
+    compare: tuple[Path, ...] = ()
+    """Two or more scores.json (or, with --gt, pred.json) side by side, with paired bootstrap intervals."""
+    block: int = 1
+    """Neighbouring hands that --compare draws together, for data whose neighbours show one moment."""
+    name: str | None = None
+    """Of the method, in tables; without it, the file's."""
+    out: Path = Path("handmesh_eval")
+    """Folder for everything that is written."""
+
+
+# Flags of each mode; what is given beyond them would do nothing.
+_EVERYWHERE = {"out", "reader"}
+_MODES = {
+    "--compare": {"compare", "gt", "block", "as_is", "other_topology"} | _EVERYWHERE,
+    "--pred": {"pred", "gt", "as_is", "other_topology", "name", "baselines", "hand_model", "crop", "every"} | _EVERYWHERE,
+    "--data": {"data", "model", "runtime", "precision", "threads", "hand_model", "crop", "tta", "baselines", "corruptions", "every", "name"}
+    | _EVERYWHERE,
+}
+
+
+def run_eval(command: EvalCommand, argv: tuple[str, ...] = ()) -> None:
+    """Do what the flags say, and print the headline.
+
+    Args:
+        argv: the flags as they were given, for the report.
+
+    Raises:
+        UserError: bad flags, data, network or predictions, or a folder that cannot be written.
+    """
+    mode = _mode_of(command)
+    if mode == "--compare":
+        _compare(command)
+    else:
+        _measure(command, mode, argv)
+
+
+def _mode_of(command: EvalCommand) -> str:
+    mode = "--compare" if command.compare else "--pred" if command.pred else "--data"
+    if mode == "--data" and command.data is None:
+        raise UserError(
+            "expected --data DIR (and --model), --pred FILE --gt DIR, or --compare A B; without FreiHAND draw a set of your own: "
+            "handmesh-synth --format freihand --count 500 --out DIR"
+        )
+    given = {field.name for field in dataclasses.fields(command) if getattr(command, field.name) != field.default}
+    if spare := sorted(given - _MODES[mode]):
+        flags = ", ".join("--" + name.replace("_", "-") for name in spare)
+        raise UserError(f"expected with {mode} no {flags}, which would do nothing; leave it out")
+    if mode == "--pred" and command.gt is None:
+        raise UserError("expected --gt DIR beside --pred, got none; give the folder that holds the truth")
+    if command.every < 1 or command.block < 1:
+        raise UserError(f"expected --every and --block from 1 on, got {command.every} and {command.block}; leave them out")
+    if mode == "--compare" and len(command.compare) < 2:
+        raise UserError("expected two files or more after --compare, got one; handmesh-eval --pred scores a single one")
+    return mode
+
+
+def _measure(command: EvalCommand, mode: str, argv: tuple[str, ...]) -> None:
+    from handmesh.evaluation.report import Entry, Report, write_report
+
+    folder = command.gt if mode == "--pred" else command.data
+    assert folder is not None
+    whole = open_data(folder, command.reader, truth_only=mode == "--pred" and not command.baselines)
+    data = whole.every(command.every)
+    _prepare(command.out)
+    crop = command.crop or data.crop
+    robustness = None
+    if command.pred is not None:
+        predictions = read_predictions(command.pred, whole, command.as_is, command.other_topology).every(command.every)
+        scores = score(predictions, data)
+        if turned := find_turned_axes(predictions, data):
+            scores = dataclasses.replace(scores, warnings=(*scores.warnings, turned))
+        entry = Entry(command.name or command.pred.stem, "predictions from a file", predictions, scores)
+        model = _model_for(command.hand_model, data.topology)
+    else:
+        with _open_network(command) as (network, setting):
+            model = load_hand_model(command.hand_model or _hand_model_of(network.info.hand_model))
+            if network.info.hand_model != model.id:
+                raise UserError(
+                    f"expected a network for the hand model '{model.id}', got one for '{network.info.hand_model}'; "
+                    "leave --hand-model out, or choose the one it was trained with"
+                )
+            entry = _measure_network(command, data, network, model, crop, setting)
+            if command.corruptions:
+                robustness = _measure_robustness(command, data, network, model, crop, entry.scores)
+    baselines = tuple(_measure_baseline(name, data, model, crop) for name in command.baselines)
+
+    Console().print(_headline(data, (entry, *baselines)))
+    for warning in entry.scores.warnings:
+        print(f"warning: {warning}")
+    if robustness is not None:
+        Console().print(robustness_table(robustness))
+    _write_results(command, data, entry, baselines, robustness)
+    report = Report(
+        data=data,
+        entry=entry,
+        baselines=baselines,
+        robustness=robustness,
+        command=shlex.join(("handmesh-eval", *argv)),
+        versions=_versions(),
+        every=command.every,
+        faces=_faces_of(entry.predictions.topology, model),
+        truth_faces=_faces_of(data.topology, model),
+    )
+    write_report(command.out / "report.html", report)
+    print(f"written: {', '.join(sorted(path.name for path in command.out.iterdir() if path.is_file()))} in {command.out}")
+
+
+def _measure_network(
+    command: EvalCommand, data: EvaluationSet, network: CropNetwork, model: HandModel, crop: CropMode, setting: str
+) -> Entry:
+    from handmesh.evaluation.report import Entry
+
+    start = time.perf_counter()
+    predictions = predict(data, network, model, crop, command.tta)
+    between = time.perf_counter()
+    scores = score(predictions, data)
+    end = time.perf_counter()
+    print(f"{len(data)} hands: predicted in {between - start:.1f} s, scored in {end - between:.1f} s")
+    if predictions.found is not None:
+        print(f"MediaPipe found {int(predictions.found.sum())} of them; the others were cropped in the middle of the picture")
+    name = command.name or (DEFAULT_MODEL.name if command.model == DEFAULT else Path(command.model).name)
+    return Entry(name, f"crop {crop}, test-time augmentation {command.tta}, {setting}", predictions, scores)
+
+
+def _measure_robustness(
+    command: EvalCommand, data: EvaluationSet, network: CropNetwork, model: HandModel, crop: CropMode, clean: Scores
+) -> Robustness:
+    def scored(change: Change | None, label: str) -> Scores:
+        predictions = predict(data, network, model, crop, command.tta, change, label)
+        # All that is asked are joints.
+        return score(dataclasses.replace(predictions, vertices_m=None, topology=None), data)
+
+    return measure_robustness(data, scored, clean=clean)
+
+
+def _measure_baseline(name: Baseline, data: EvaluationSet, model: HandModel, crop: CropMode) -> Entry:
+    from handmesh.evaluation.report import Entry
+
+    predictions = predict_baseline(name, data, model, crop)
+    heading = {"mean": "mean hand", "zero": "zeros", "mediapipe": "MediaPipe, world landmarks"}[name]
+    found = "" if predictions.found is None else f"; found in {predictions.found.mean():.1%}, else the mean hand"
+    return Entry(heading, f"baseline{found}", predictions, score(predictions, data))
+
+
+@contextmanager
+def _open_network(command: EvalCommand) -> Iterator[tuple[CropNetwork, str]]:
+    """The network that the flags name, and how it is run in words."""
+    path = DEFAULT_MODEL if command.model == DEFAULT else Path(command.model)
+    is_checkpoint = path.suffix == ".pt"
+    runtime = command.runtime or ("torch" if is_checkpoint else "openvino")
+    if not path.is_file():
+        raise UserError(f"expected an .onnx of handmesh-export or a .pt of handmesh-train for --model, got '{path}', which does not exist")
+    if runtime == "torch":
+        if not is_checkpoint:
+            raise UserError(f"expected a .pt of handmesh-train with --runtime torch, got '{path}'; leave --runtime out")
+        if command.precision != "f32" or command.threads:
+            raise UserError("expected neither --precision nor --threads with torch, which runs in f32 on all cores; leave them out")
+        from handmesh.evaluation.torch_network import TorchNetwork
+
+        yield TorchNetwork(path, None), "torch f32"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if is_checkpoint:
+            from handmesh.deploy.export import export_checkpoint
+            from handmesh.training.checkpoint import load_checkpoint
+
+            exported = Path(folder) / f"{path.stem}.onnx"
+            export_checkpoint(path, exported, "f32", command.hand_model or _hand_model_of(load_checkpoint(path).hand_model))
+            path = exported
+        predictor = Predictor(path, None, runtime, command.precision, command.threads)
+        names = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+        yield predictor, f"{names[runtime]} {command.precision}"
+
+
+def _hand_model_of(model_id: str) -> str:
+    """The name of a hand model that comes with the package or was imported; an id of another must be given as an npz."""
+    return "mano" if model_id.startswith("mano") else "open"
+
+
+def _model_for(name: str | None, topology: str | None) -> HandModel:
+    """The hand to draw with where no network names one: the truth's, where it is there, else the open hand."""
+    try:
+        return load_hand_model(name or _hand_model_of(topology or ""))
+    except UserError:
+        if name is not None:
+            raise
+        return load_hand_model("open")
+
+
+def _faces_of(topology: str | None, model: HandModel) -> np.ndarray | None:
+    """Triangles of a mesh, where the hand model is at hand."""
+    return model.faces if topology == model.id else None
+
+
+def _headline(data: EvaluationSet, entries: tuple[Entry, ...]) -> Table:
+    from handmesh.evaluation.report import shown
+
+    table = Table(title=f"{data.name}, {len(data)} hands", title_justify="left")
+    table.add_column("")
+    for name in HEADLINE:
+        table.add_column(METRIC[name].heading, justify="right")
+    for entry in entries:
+        table.add_row(entry.name, *(shown(METRIC[name], entry, data) for name in HEADLINE))
+    return table
+
+
+def _write_results(
+    command: EvalCommand, data: EvaluationSet, entry: Entry, baselines: tuple[Entry, ...], robustness: Robustness | None
+) -> None:
+    out = command.out
+    more: dict[str, Any] = {"setting": entry.setting, "topology": entry.predictions.topology, "every": command.every}
+    if entry.predictions.found is not None:
+        more["found"] = float(entry.predictions.found.mean())
+    if baselines:
+        more["baselines"] = {each.name: {name: each.scores.mean(name) for name in METRIC} for each in baselines}
+    if robustness is not None:
+        more["robustness"] = robustness_to_json(robustness)
+    values = scores_to_json(entry.name, entry.scores, data, **more)
+    with replacing(out / "scores.json") as temporary:
+        temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
+    with replacing(out / "scores.txt") as temporary:
+        temporary.write_text(official_text(entry.scores), encoding="utf-8")
+    if command.pred is None and command.every == 1:
+        write_predictions(out / "pred.json", entry.predictions)
+    elif command.pred is None:
+        print("no pred.json: the official form wants every hand, leave --every out for it")
+
+
+def _compare(command: EvalCommand) -> None:
+    methods = [_read_method(command, path) for path in command.compare]
+    Console(width=max(120, Console().width)).print(comparison_table(methods, block=command.block))
+
+
+def _read_method(command: EvalCommand, path: Path) -> Samples:
+    """Scores of a file, or of the predictions that it holds."""
+    if command.gt is None or _holds_scores(path):
+        return read_samples(path)
+    data = open_data(command.gt, command.reader, truth_only=True)
+    scores = score(read_predictions(path, data, command.as_is, command.other_topology), data)
+    values = scores_to_json(path.stem, scores, data)
+    return Samples(path.stem, scores.samples, data.name, {key: value for key, value in values.items() if key != "samples"})
+
+
+def _holds_scores(path: Path) -> bool:
+    """Scores are an object, predictions a list or an archive."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64).lstrip()[:1] == b"{"
+    except OSError as error:
+        raise UserError(f"expected a scores.json or pred.json, got '{path}' ({error.strerror}); give a file that is there") from error
+
+
+def _prepare(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"expected a folder that can be written for --out, got '{out}' ({error.strerror}); choose another") from error
+
+
+def _versions() -> dict[str, str]:
+    found = {"handmesh": __version__, "Python": platform.python_version()}
+    for package in _PACKAGES:
+        # What was loaded or may have been; a package that is not there took no part.
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
