@@ -118,14 +118,16 @@ def histogram(values: np.ndarray, title: str, x_label: str, y_label: str, marks:
             x0, x1, y = x_of(start) + 0.5, x_of(end) - 0.5, y_of(count)
             box = f'x="{_n(x0)}" y="{_n(y)}" width="{_n(x1 - x0)}" height="{_n(top + plot_h - y)}"'
             parts.append(f'<rect class="bar" {box}><title>{start:.4g} to {end:.4g}: {count}</title></rect>')
-    # From the right: each line ends below the names of those farther right, which may reach over it.
+    # From the right: each name keeps clear of the line at its right, and each line ends below the names of those farther right.
+    room = float(_WIDTH)
     for number, (name, value) in enumerate(sorted(marks, key=lambda mark: -mark[1])):
         x, y = x_of(value), 14 + 18 * number
         parts.append(f'<path class="mark" d="M{_n(x)} {_n(y - 10)}V{_n(top + plot_h)}"/>')
-        is_right = x + _LETTER * len(name) > _WIDTH
-        parts.append(_text(x + (-6 if is_right else 6), y, name, "strong", "end" if is_right else "start"))
+        is_before = x + 6 + _LETTER * len(name) > room
+        parts.append(_text(x + (-6 if is_before else 6), y, name, "strong", "end" if is_before else "start"))
+        room = x
     if beyond:
-        parts.append(_text(left + plot_w, top + plot_h - 8, f"{beyond} more beyond {high:.4g}", "dim", "end"))
+        parts.append(_text(left + plot_w, top + 14, f"{beyond} more beyond {high:.4g}", "dim", "end"))
     return _svg(top + plot_h + 46, title, "; ".join(name for name, _ in marks), parts)
 
 

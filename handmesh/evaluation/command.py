@@ -65,7 +65,7 @@ class EvalCommand:
     hand_model: str | None = None
     """Hand model: "open", "mano", or the path of an npz; without it, the one that the network was trained with."""
     crop: CropMode | None = None
-    """centre: METRO's, the middle 180 of 224 px. gt: around the true keypoints. detector: MediaPipe's. Default: centre for FreiHAND, else gt."""
+    """centre: METRO's, the middle 180 of 224 px. gt: around true keypoints. detector: MediaPipe's. Default: centre on FreiHAND, else gt."""
     tta: Tta = "none"
     """Looks at each picture: one, METRO's 95 (19 rotations, 5 scales), or a few that are worth most."""
     baselines: tuple[Baseline, ...] = ()
@@ -170,11 +170,13 @@ def _measure(command: EvalCommand, mode: str, argv: tuple[str, ...]) -> None:
                 robustness = _measure_robustness(command, data, network, model, crop, entry.scores)
     baselines = tuple(_measure_baseline(name, data, model, crop) for name in command.baselines)
 
-    Console().print(_headline(data, (entry, *baselines)))
+    # Wide enough for the headings, also where the output goes into a file.
+    console = Console(width=max(110, Console().width))
+    console.print(_headline(data, (entry, *baselines)))
     for warning in entry.scores.warnings:
         print(f"warning: {warning}")
     if robustness is not None:
-        Console().print(robustness_table(robustness))
+        console.print(robustness_table(robustness))
     _write_results(command, data, entry, baselines, robustness)
     report = Report(
         data=data,

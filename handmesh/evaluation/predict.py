@@ -239,9 +239,10 @@ def average_looks(points_m: np.ndarray) -> np.ndarray:
 
 
 def progress_bar() -> Progress:
-    """A bar on stderr that is gone when it is full."""
+    """A bar on stderr that is gone when it is full; none where stderr is a file."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _in_advance(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[tuple[Item, Made]]:
