@@ -141,9 +141,8 @@ def test_from_the_archive_to_the_demo(place, capfd):
     truth = as_evaluation(place / "freihand", place / "learnt")
     assert run(cli.evaluate, "--data", truth, "--model", network, "--crop", "gt", "--out", place / "scores") == 0
     scores = json.loads((place / "scores" / "scores.json").read_text(encoding="utf-8"))["scores"]
-    assert (
-        scores["pa_mpjpe_proper_mm"] < 3 and scores["pa_mpvpe_mm"] < 3 and scores["mpjpe_root_mm"] < 5 and scores["keypoints_share"] < 0.05
-    )
+    assert scores["pa_mpjpe_proper_mm"] < 3 and scores["pa_mpvpe_mm"] < 3
+    assert scores["mpjpe_root_mm"] < 5 and scores["keypoints_share"] < 0.05
     # The checkpoint itself, by torch, is the same network.
     assert run(cli.evaluate, "--data", truth, "--model", checkpoint, "--crop", "gt", "--out", place / "by_torch") == 0
     by_torch = json.loads((place / "by_torch" / "scores.json").read_text(encoding="utf-8"))["scores"]
