@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -23,6 +24,7 @@ from handmesh.evaluation.datasets import open_data
 from handmesh.evaluation.files import write_predictions
 from handmesh.evaluation.records import Predictions
 from handmesh.evaluation.scores import METRICS, OFFICIAL
+from handmesh.runtime import DEFAULT_MODEL
 from handmesh.synthetic.command import SynthCommand, run_synth
 
 HANDS = 8
@@ -109,14 +111,59 @@ def test_anybodys_predictions_score_officially(freihand, tmp_path):
 def test_methods_stand_side_by_side(measured, freihand, tmp_path, capsys):
     write_predictions(tmp_path / "better.json", noisy_predictions(freihand))
     evaluate("--pred", tmp_path / "better.json", "--gt", freihand, "--out", tmp_path / "better")
-    capsys.readouterr()
-    evaluate("--compare", measured / "scores.json", tmp_path / "better" / "scores.json")
-    from_scores = capsys.readouterr().out
-    assert "PA-MPJPE" in from_scores and "hand_t8.onnx" in from_scores and "better" in from_scores
+    ours, theirs = (scores_of(folder)["scores"]["pa_mpjpe_mm"] for folder in (measured, tmp_path / "better"))
+
+    def row_of(*files) -> str:
+        capsys.readouterr()
+        evaluate("--compare", *files)
+        text = capsys.readouterr().out
+        assert "F of 'better' is aligned by the mesh, not the joints" in " ".join(text.split())
+        (row,) = [line for line in text.splitlines() if "PA-MPJPE mm ↓" in line]
+        return row
+
+    from_scores = row_of(measured / "scores.json", tmp_path / "better" / "scores.json")
+    assert f"{ours:.2f}" in from_scores and f"{theirs:.2f}" in from_scores and f"{theirs - ours:+.3f}" in from_scores
     # Predictions are scored on the way.
-    evaluate("--compare", measured / "scores.json", tmp_path / "better.json", "--gt", freihand)
-    from_predictions = capsys.readouterr().out
-    assert from_predictions.splitlines()[-3:] == from_scores.splitlines()[-3:]
+    assert row_of(measured / "scores.json", tmp_path / "better.json", "--gt", freihand) == from_scores
+
+
+def test_methods_of_one_name_are_told_apart(measured, capsys):
+    capsys.readouterr()
+    evaluate("--compare", measured / "scores.json", measured / "scores.json")
+    text = capsys.readouterr().out
+    assert "1: " in text and "2: " in text and "(50 %)" in text
+
+
+def test_names_are_only_text(freihand, tmp_path, capsys):
+    write_predictions(tmp_path / "pred.json", noisy_predictions(freihand))
+    evaluate("--pred", tmp_path / "pred.json", "--gt", freihand, "--name", "[/b]<i>\udcff", "--out", tmp_path / "out")
+    assert "[/b]<i>?" in capsys.readouterr().out
+    assert scores_of(tmp_path / "out")["name"] == "[/b]<i>?" and "<i>" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_wrist_relative_hands_are_not_in_the_camera(freihand, tmp_path, capsys):
+    """As METRO and most others write them."""
+    predictions = noisy_predictions(freihand)
+    wrist_m = predictions.joints_m[:, :1]
+    write_predictions(tmp_path / "pred.json", Predictions(predictions.joints_m - wrist_m, predictions.vertices_m - wrist_m, "x"))
+    evaluate("--pred", tmp_path / "pred.json", "--gt", freihand, "--out", tmp_path / "out")
+    values = scores_of(tmp_path / "out")
+    assert values["scores"]["translation_mm"] is None and values["scores"]["keypoints_px"] is None
+    assert any("relative to a joint" in warning for warning in values["warnings"]) and "relative to a joint" in capsys.readouterr().out
+
+
+def test_what_an_earlier_run_left_is_said_to_be_old(freihand, tmp_path, capsys):
+    evaluate("--data", freihand, "--out", tmp_path)
+    assert "crop gt or detector suit it" in capsys.readouterr().out
+    evaluate("--data", freihand, "--out", tmp_path, "--every", "2")
+    text = capsys.readouterr().out
+    assert "is of an earlier run" in text and "written: report.html, scores.json, scores.txt in" in text
+
+
+def test_results_name_their_network(measured):
+    versions = scores_of(measured)["versions"]
+    assert versions["SHA-256 of the network"] == hashlib.sha256(DEFAULT_MODEL.read_bytes()).hexdigest()
+    assert versions["SHA-256 of the network"] in (measured / "report.html").read_text()
 
 
 def test_a_rendered_set_is_measured_whole(tmp_path):
@@ -146,17 +193,23 @@ def test_corruptions_are_measured(freihand, tmp_path, capsys):
     [
         ((), "expected --data DIR"),
         (("--pred", "p.json"), "expected --gt DIR"),
-        (("--pred", "p.json", "--gt", "g", "--tta", "fast"), "--tta, which would do nothing"),
-        (("--data", "d", "--as-is"), "--as-is, which would do nothing"),
+        (("--pred", "p.json", "--gt", "g", "--tta", "fast"), "--tta here, which would do nothing with --pred"),
+        (("--data", "d", "--as-is"), "--as-is here, which"),
         (("--compare", "a.json"), "two files or more"),
-        (("--compare", "a.json", "b.json", "--model", "x"), "--model, which would do nothing"),
+        (("--compare", "a.json", "b.json", "--model", "x"), "--model here, which"),
+        (("--compare", "a.json", "b.json", "--as-is"), "--as-is here, which"),
+        (("--compare", "a.json", "b.json", "--out", "x"), "--out here, which"),
+        (("--pred", "p.json", "--gt", "g", "--crop", "gt"), "--crop here, which"),
         (("--data", "d", "--every", "0"), "--every and --block from 1"),
+        (("--data", "d", "--threads", "-3"), "--threads from 0"),
         (("--data", "nowhere"), "which is none"),
     ],
 )
-def test_flags_that_do_not_go_together(flags, said, tmp_path):
+def test_flags_that_do_not_go_together(flags, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=said):
-        evaluate(*flags, "--out", tmp_path)
+        evaluate(*flags)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -188,17 +241,22 @@ def test_the_command_exits_with_2_and_one_line(monkeypatch, capsys, tmp_path):
     assert end.value.code == 2 and error.count("\n") == 1 and error.startswith("handmesh-eval: error: expected a folder")
 
 
-def test_nothing_is_torch(freihand):
+def test_nothing_is_torch(freihand, tmp_path):
     """Where torch is not installed, everything but checkpoints is measured."""
     import subprocess
 
     program = (
-        "import sys; sys.modules['torch'] = None; sys.modules['numba'] = None\n"
-        "import handmesh.evaluation.command, handmesh.evaluation.report\n"
-        "from handmesh.evaluation.datasets import open_data; from pathlib import Path\n"
-        f"assert len(open_data(Path({str(freihand)!r}))) == {HANDS}\n"
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'numba'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "from handmesh.cli import evaluate\n"
+        f"sys.argv = ['handmesh-eval', '--data', {str(freihand)!r}, '--every', '4', '--out', {str(tmp_path)!r}]; evaluate()\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_official_numbers_of_a_perfect_prediction(freihand, tmp_path):

@@ -372,7 +372,7 @@ def made_scores(**columns: np.ndarray) -> Scores:
 @pytest.fixture
 def data() -> EvaluationSet:
     return EvaluationSet(
-        "made", np.random.default_rng(0).normal(0, 0.1, (3, 21, 3)), np.tile(np.eye(3), (3, 1, 1)), lambda index: flat(index)
+        "made", np.random.default_rng(0).uniform(0.4, 0.6, (3, 21, 3)), np.tile(np.eye(3), (3, 1, 1)), lambda index: flat(index)
     )
 
 

@@ -114,8 +114,11 @@ def test_a_reader_of_ones_own_is_one_short_file(mine, freihand):
     [
         ("def other(): pass", "expected a function open_data"),
         ("def open_data(path): return 3", "to give an EvaluationSet, got int"),
+        ("def open_data(path):\n    return {}['key']", "got KeyError, line 2"),
+        ("def open_data(path): return open(path / 'hands.json')", "got FileNotFoundError"),
+        ("value = 1 / 0", "got ZeroDivisionError"),
         ("import nothing_of_this_name", "nothing_of_this_name"),
-        ("def open_data(:", "expected a Python file that runs"),
+        ("def open_data(:", "got SyntaxError"),
     ],
 )
 def test_bad_readers_are_one_line(tmp_path, text, said):
@@ -123,6 +126,27 @@ def test_bad_readers_are_one_line(tmp_path, text, said):
     reader.write_text(text)
     with pytest.raises(UserError, match=said):
         open_data(tmp_path, reader)
+
+
+def test_readers_are_modules_like_any_other(tmp_path, freihand):
+    """With dataclasses, and with a file beside them."""
+    (tmp_path / "beside.py").write_text("CROP = 'detector'")
+    reader = tmp_path / "reader.py"
+    reader.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport numpy as np\nimport beside\n"
+        "from handmesh.evaluation.records import EvaluationSet\n@dataclass\nclass Entry:\n    at: int\n"
+        "def open_data(path): return EvaluationSet('x', np.random.rand(2, 21, 3), None, None, crop=beside.CROP)\n"
+    )
+    assert open_data(tmp_path, reader).crop == "detector"
+
+
+@pytest.mark.parametrize("picture", [None, np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3)), 1 / 3])
+def test_pictures_of_a_reader_are_checked(freihand, picture):
+    data = replace(open_data(freihand), image=lambda index: picture)
+    with pytest.raises(UserError, match="picture 2 of 'FreiHAND' as"):
+        data.picture(2)
+    with pytest.raises(UserError, match="picture 2 of 'FreiHAND', got KeyError"):
+        replace(data, image=lambda index: {}[index]).picture(2)
 
 
 def test_no_reader_no_folder_nothing_known(tmp_path):
@@ -145,7 +169,7 @@ def test_a_set_without_hands_is_refused(rendered, tmp_path):
 
 
 def test_records_refuse_arrays_that_do_not_fit():
-    joints_m = np.ones((3, 21, 3))
+    joints_m = np.random.default_rng(0).uniform(0.4, 0.5, (3, 21, 3))
     good = EvaluationSet("x", joints_m, None, None)
     for changes, said in (
         ({"joints_m": np.ones((3, 20, 3))}, r"joints_m of shape \(3, 21, 3\)"),
@@ -153,6 +177,13 @@ def test_records_refuse_arrays_that_do_not_fit():
         ({"K": np.ones((2, 3, 3))}, "K of shape"),
         ({"vertices_m": np.ones((3, 5))}, "vertices_m of shape"),
         ({"is_left": np.zeros(2, bool)}, "is_left of shape"),
+        ({"is_left": ["yes", "no"]}, "is_left of shape"),
+        ({"joints_m": "joints"}, "array of numbers"),
+        ({"joints_m": np.ones((3, 21, 3))}, "all one point at index 0"),
+        ({"vertices_m": np.ones((3, 5, 3))}, "both or neither"),
+        ({"crop": "center"}, "got 'center'"),
+        ({"K": np.tile(np.eye(3)[[1, 0, 2]], (3, 1, 1))}, "transposed"),
+        ({"K": np.tile(np.eye(3), (3, 1, 1)), "joints_m": -joints_m}, "before the camera"),
         ({"joints_m": np.where(np.arange(3)[:, None, None] == 1, np.nan, joints_m)}, "at index 1"),
     ):
         with pytest.raises(UserError, match=said):

@@ -258,6 +258,7 @@ def reordered(joints_m, order):
     return joints_m[:, [JOINTS.index(joint) for joint in order]]
 
 
+TEXT_ORDER = sorted(range(COUNT), key=str)
 MISTAKES = {
     "millimetres": (lambda j, v: (1000 * j, 1000 * v), "millimetres"),
     "centimetres": (lambda j, v: (100 * j, 100 * v), "centimetres"),
@@ -269,6 +270,11 @@ MISTAKES = {
     "vertices mirrored": (lambda j, v: (j, v * (-1, 1, 1)), "mirrored ones: vertices"),
     "another topology": (lambda j, v: (j, v[:, np.random.default_rng(2).permutation(v.shape[1])]), "--other-topology"),
     "two frames": (lambda j, v: (j - j[:, ROOT : ROOT + 1], v), "one frame"),
+    "joints of the wrist, vertices of joint 9": (lambda j, v: (j - j[:, :1], v - j[:, ROOT : ROOT + 1]), "one frame"),
+    "an order of its own": (lambda j, v: (j[:, np.random.default_rng(3).permutation(len(JOINTS))], v), "an order of its own"),
+    "thumb last": (lambda j, v: (j[:, [0, *range(5, 21), *range(1, 5)]], v), "order"),
+    "pictures sorted as text": (lambda j, v: (j[TEXT_ORDER], v[TEXT_ORDER]), "sorted as text"),
+    "backwards": (lambda j, v: (j[::-1], v[::-1]), "backwards"),
     **{name: (lambda j, v, order=order: (reordered(j, order), v), name) for name, order in JOINT_ORDERS.items()},
 }
 
@@ -277,6 +283,9 @@ MISTAKES = {
 @pytest.mark.parametrize("sigma_m", [0.0, GOOD_M, 0.012])
 def test_a_likely_mistake_is_named_and_can_be_scored_as_it_is(tmp_path, data, name, sigma_m):
     make, says = MISTAKES[name]
+    if name in ("pictures sorted as text", "backwards"):
+        # Hands are not so different that this is seen through more noise.
+        sigma_m = min(sigma_m, GOOD_M)
     joints_m, vertices_m = make(*noisy(data, sigma_m))
     path = write(tmp_path / "pred.json", joints_m, vertices_m)
     with pytest.raises(UserError) as caught:
@@ -284,6 +293,13 @@ def test_a_likely_mistake_is_named_and_can_be_scored_as_it_is(tmp_path, data, na
     message = str(caught.value)
     assert says in message and message.startswith("expected ") and "--as-is" in message and "\n" not in message
     assert np.array_equal(read_predictions(path, data, as_is=True).joints_m, joints_m)
+
+
+def test_numbers_that_no_camera_sees_are_refused(tmp_path, data):
+    joints_m, vertices_m = noisy(data)
+    vertices_m[3, 5, 1] = 1e200
+    with pytest.raises(UserError, match="beyond 1e\\+06 among the vertices of entry 3"):
+        read_predictions(write(tmp_path / "pred.json", joints_m, vertices_m), data, as_is=True)
 
 
 def test_vertices_in_another_order_are_no_mistake_where_that_is_said(tmp_path, data):

@@ -170,7 +170,7 @@ def test_the_centre_crop_is_metros_square():
     """With the axis in the middle of 224 px, a crop of 180 px is the picture's own pixels."""
     image = np.random.default_rng(0).integers(0, 256, (224, 224, 3)).astype(np.uint8)
     K = np.array([[480.0, 0, 111.5], [0, 480, 111.5], [0, 0, 1]])
-    data = EvaluationSet("noise", np.ones((1, 21, 3)), K[None], lambda index: image)
+    data = EvaluationSet("noise", np.random.default_rng(1).uniform(0.4, 0.5, (1, 21, 3)), K[None], lambda index: image)
     (crop,), found = crop_picture(data, 0, "centre", LOOKS["none"], 180, None, None)
     assert found and np.abs(crop.image.astype(int) - image[22:202, 22:202]).max() <= 1
 

@@ -10,7 +10,6 @@ and SciPy's trees what FreiHAND's script does, a hand after the other. Runs are 
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import sys
 import time
@@ -118,16 +117,12 @@ def main(argv: Sequence[str]) -> None:
             times[name].append(scale * timed(work))
     medians = {name: statistics.median(values) for name, values in times.items()}
     ours_s = medians["handmesh, every metric"]
-    table = Table(title=f"{arguments.hands} hands, median of {arguments.repeats}; peak memory {_peak_mb():.0f} MB", title_justify="left")
+    table = Table(title=f"{arguments.hands} hands, median of {arguments.repeats}", title_justify="left")
     for heading in ("", "seconds", "times handmesh"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, seconds in medians.items():
         table.add_row(name, f"{seconds:.1f}", f"{seconds / ours_s:.1f}")
     Console(width=100).print(table)
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -142,8 +142,8 @@ def _read(data: EvaluationSet, index: int) -> np.ndarray | None:
     if data.image is None:
         return None
     try:
-        return data.image(index)
-    except (UserError, OSError):
+        return data.picture(index)
+    except UserError:
         return None
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import platform
 import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from handmesh import __version__
 from handmesh.errors import UserError
 from handmesh.evaluation.baselines import Baseline, predict_baseline
-from handmesh.evaluation.comparison import Samples, comparison_table, read_samples
+from handmesh.evaluation.comparison import Samples, comparison_table, read_samples, told_apart
 from handmesh.evaluation.corruptions import Robustness, measure_robustness, robustness_table, robustness_to_json
 from handmesh.evaluation.datasets import open_data
 from handmesh.evaluation.files import find_turned_axes, read_predictions, write_predictions
@@ -35,13 +38,17 @@ from handmesh.runtime import DEFAULT_MODEL, Precision, Predictor
 from handmesh.wholefile import replacing
 
 if TYPE_CHECKING:
-    from handmesh.evaluation.report import Entry
+    from handmesh.evaluation.report import Entry, Report
 
 EvalRuntime = Literal["openvino", "onnxruntime", "torch"]
 DEFAULT = "default"
 # Read by people first; all the others are in the report.
 HEADLINE = ("pa_mpjpe_mm", "pa_mpvpe_mm", "f_5mm_aligned", "f_15mm_aligned", "mpjpe_root_mm", "keypoints_share")
-_PACKAGES = ("numpy", "scipy", "opencv-contrib-python", "openvino", "onnxruntime", "mediapipe", "torch", "timm")
+# Distribution -> what is imported of it.
+_PACKAGES = {
+    **{name: name for name in ("numpy", "scipy", "openvino", "onnxruntime", "mediapipe", "torch", "timm")},
+    "opencv-contrib-python": "cv2",
+}
 
 
 @dataclass(frozen=True)
@@ -95,12 +102,13 @@ class EvalCommand:
 
 
 # Flags of each mode; what is given beyond them would do nothing.
-_EVERYWHERE = {"out", "reader"}
 _MODES = {
-    "--compare": {"compare", "gt", "block", "as_is", "other_topology"} | _EVERYWHERE,
-    "--pred": {"pred", "gt", "as_is", "other_topology", "name", "baselines", "hand_model", "crop", "every"} | _EVERYWHERE,
-    "--data": {"data", "model", "runtime", "precision", "threads", "hand_model", "crop", "tta", "baselines", "corruptions", "every", "name"}
-    | _EVERYWHERE,
+    "--compare": {"compare", "block", "gt", "as_is", "other_topology", "reader"},
+    "--pred": {"pred", "gt", "as_is", "other_topology", "name", "baselines", "hand_model", "crop", "every", "reader", "out"},
+    "--data": {
+        *("data", "model", "runtime", "precision", "threads", "hand_model", "crop", "tta", "baselines", "corruptions"),
+        *("every", "name", "reader", "out"),
+    },
 }
 
 
@@ -128,26 +136,34 @@ def _mode_of(command: EvalCommand) -> str:
             "handmesh-synth --format freihand --count 500 --out DIR"
         )
     given = {field.name for field in dataclasses.fields(command) if getattr(command, field.name) != field.default}
-    if spare := sorted(given - _MODES[mode]):
+    unused = given - _MODES[mode]
+    if mode == "--compare" and command.gt is None:
+        unused |= given & {"as_is", "other_topology", "reader"}
+    if mode == "--pred" and not command.baselines:
+        unused |= given & {"crop"}
+    if spare := sorted(unused):
         flags = ", ".join("--" + name.replace("_", "-") for name in spare)
-        raise UserError(f"expected with {mode} no {flags}, which would do nothing; leave it out")
+        raise UserError(f"expected no {flags} here, which would do nothing with {mode}; leave it out")
     if mode == "--pred" and command.gt is None:
         raise UserError("expected --gt DIR beside --pred, got none; give the folder that holds the truth")
     if command.every < 1 or command.block < 1:
         raise UserError(f"expected --every and --block from 1 on, got {command.every} and {command.block}; leave them out")
+    if command.threads < 0:
+        raise UserError(f"expected --threads from 0 on, got {command.threads}; 0 lets the runtime choose")
     if mode == "--compare" and len(command.compare) < 2:
         raise UserError("expected two files or more after --compare, got one; handmesh-eval --pred scores a single one")
     return mode
 
 
 def _measure(command: EvalCommand, mode: str, argv: tuple[str, ...]) -> None:
-    from handmesh.evaluation.report import Entry, Report, write_report
+    from handmesh.evaluation.report import Entry, Report
 
     folder = command.gt if mode == "--pred" else command.data
     assert folder is not None
     whole = open_data(folder, command.reader, truth_only=mode == "--pred" and not command.baselines)
     data = whole.every(command.every)
     _prepare(command.out)
+    files = {}
     crop = command.crop or data.crop
     robustness = None
     if command.pred is not None:
@@ -155,15 +171,17 @@ def _measure(command: EvalCommand, mode: str, argv: tuple[str, ...]) -> None:
         scores = score(predictions, data)
         if turned := find_turned_axes(predictions, data):
             scores = dataclasses.replace(scores, warnings=(*scores.warnings, turned))
-        entry = Entry(command.name or command.pred.stem, "predictions from a file", predictions, scores)
+        entry = Entry(_name(command, command.pred.stem), "predictions from a file", predictions, scores)
+        files["predictions"] = command.pred
         model = _model_for(command.hand_model, data.topology)
     else:
-        with _open_network(command) as (network, setting):
+        files["network"] = _model_file(command)
+        with _open_network(command, files["network"]) as (network, setting):
             model = load_hand_model(command.hand_model or _hand_model_of(network.info.hand_model))
             if network.info.hand_model != model.id:
                 raise UserError(
                     f"expected a network for the hand model '{model.id}', got one for '{network.info.hand_model}'; "
-                    "leave --hand-model out, or choose the one it was trained with"
+                    "give --hand-model the one it was trained with"
                 )
             entry = _measure_network(command, data, network, model, crop, setting)
             if command.corruptions:
@@ -177,20 +195,18 @@ def _measure(command: EvalCommand, mode: str, argv: tuple[str, ...]) -> None:
         print(f"warning: {warning}")
     if robustness is not None:
         console.print(robustness_table(robustness))
-    _write_results(command, data, entry, baselines, robustness)
     report = Report(
         data=data,
         entry=entry,
         baselines=baselines,
         robustness=robustness,
-        command=shlex.join(("handmesh-eval", *argv)),
-        versions=_versions(),
+        command=_printable(shlex.join(("handmesh-eval", *argv))),
+        versions=_versions(files),
         every=command.every,
         faces=_faces_of(entry.predictions.topology, model),
         truth_faces=_faces_of(data.topology, model),
     )
-    write_report(command.out / "report.html", report)
-    print(f"written: {', '.join(sorted(path.name for path in command.out.iterdir() if path.is_file()))} in {command.out}")
+    _write_results(command, report)
 
 
 def _measure_network(
@@ -206,8 +222,12 @@ def _measure_network(
     print(f"{len(data)} hands: predicted in {between - start:.1f} s, scored in {end - between:.1f} s")
     if predictions.found is not None:
         print(f"MediaPipe found {int(predictions.found.sum())} of them; the others were cropped in the middle of the picture")
-    name = command.name or (DEFAULT_MODEL.name if command.model == DEFAULT else Path(command.model).name)
-    return Entry(name, f"crop {crop}, test-time augmentation {command.tta}, {setting}", predictions, scores)
+    if command.model == DEFAULT and crop == "centre":
+        line = "the embedded network was taught on crops around the hand, not on the middle of the picture: --crop gt or detector suit it"
+        scores = dataclasses.replace(scores, warnings=(*scores.warnings, line))
+    return Entry(
+        _name(command, _model_file(command).name), f"crop {crop}, test-time augmentation {command.tta}, {setting}", predictions, scores
+    )
 
 
 def _measure_robustness(
@@ -230,14 +250,27 @@ def _measure_baseline(name: Baseline, data: EvaluationSet, model: HandModel, cro
     return Entry(heading, f"baseline{found}", predictions, score(predictions, data))
 
 
-@contextmanager
-def _open_network(command: EvalCommand) -> Iterator[tuple[CropNetwork, str]]:
-    """The network that the flags name, and how it is run in words."""
+def _model_file(command: EvalCommand) -> Path:
     path = DEFAULT_MODEL if command.model == DEFAULT else Path(command.model)
-    is_checkpoint = path.suffix == ".pt"
-    runtime = command.runtime or ("torch" if is_checkpoint else "openvino")
     if not path.is_file():
         raise UserError(f"expected an .onnx of handmesh-export or a .pt of handmesh-train for --model, got '{path}', which does not exist")
+    return path
+
+
+def _name(command: EvalCommand, otherwise: str) -> str:
+    return _printable(command.name or otherwise)
+
+
+def _printable(text: str) -> str:
+    """Bytes of arguments and file names that are no text become question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
+@contextmanager
+def _open_network(command: EvalCommand, path: Path) -> Iterator[tuple[CropNetwork, str]]:
+    """The network of a file, run as the flags say, and how that is in words."""
+    is_checkpoint = path.suffix == ".pt"
+    runtime = command.runtime or ("torch" if is_checkpoint else "openvino")
     if runtime == "torch":
         if not is_checkpoint:
             raise UserError(f"expected a .pt of handmesh-train with --runtime torch, got '{path}'; leave --runtime out")
@@ -283,39 +316,52 @@ def _faces_of(topology: str | None, model: HandModel) -> np.ndarray | None:
 def _headline(data: EvaluationSet, entries: tuple[Entry, ...]) -> Table:
     from handmesh.evaluation.report import shown
 
-    table = Table(title=f"{data.name}, {len(data)} hands", title_justify="left")
+    table = Table(title=escape(f"{data.name}, {len(data)} {'hand' if len(data) == 1 else 'hands'}"), title_justify="left")
     table.add_column("")
     for name in HEADLINE:
         table.add_column(METRIC[name].heading, justify="right")
     for entry in entries:
-        table.add_row(entry.name, *(shown(METRIC[name], entry, data) for name in HEADLINE))
+        table.add_row(escape(entry.name), *(shown(METRIC[name], entry, data) for name in HEADLINE))
     return table
 
 
-def _write_results(
-    command: EvalCommand, data: EvaluationSet, entry: Entry, baselines: tuple[Entry, ...], robustness: Robustness | None
-) -> None:
-    out = command.out
+def _write_results(command: EvalCommand, report: Report) -> None:
+    """All files, each whole or not at all; the page is made before any is written."""
+    from handmesh.evaluation.report import report_html
+
+    out, entry, data = command.out, report.entry, report.data
     more: dict[str, Any] = {"setting": entry.setting, "topology": entry.predictions.topology, "every": command.every}
+    more |= {"command": report.command, "versions": report.versions}
     if entry.predictions.found is not None:
         more["found"] = float(entry.predictions.found.mean())
-    if baselines:
-        more["baselines"] = {each.name: {name: each.scores.mean(name) for name in METRIC} for each in baselines}
-    if robustness is not None:
-        more["robustness"] = robustness_to_json(robustness)
-    values = scores_to_json(entry.name, entry.scores, data, **more)
-    with replacing(out / "scores.json") as temporary:
-        temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
-    with replacing(out / "scores.txt") as temporary:
-        temporary.write_text(official_text(entry.scores), encoding="utf-8")
-    if command.pred is None and command.every == 1:
-        write_predictions(out / "pred.json", entry.predictions)
-    elif command.pred is None:
-        print("no pred.json: the official form wants every hand, leave --every out for it")
+    if report.baselines:
+        more["baselines"] = {each.name: {name: each.scores.mean(name) for name in METRIC} for each in report.baselines}
+    if report.robustness is not None:
+        more["robustness"] = robustness_to_json(report.robustness)
+    texts = {
+        "scores.json": json.dumps(scores_to_json(entry.name, entry.scores, data, **more), allow_nan=False) + "\n",
+        "scores.txt": official_text(entry.scores),
+        "report.html": report_html(report),
+    }
+    written = list(texts)
+    try:
+        if command.pred is None and command.every == 1:
+            write_predictions(out / "pred.json", entry.predictions)
+            written += ["pred.json", "pred.zip"]
+        for name, text in texts.items():
+            with replacing(out / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+    if command.every > 1:
+        print("no pred.json is written: the official form wants every hand, leave --every out for it")
+    if "pred.json" not in written and command.pred is None and (out / "pred.json").exists():
+        print(f"warning: pred.json in {out} is of an earlier run")
+    print(f"written: {', '.join(sorted(written))} in {out}")
 
 
 def _compare(command: EvalCommand) -> None:
-    methods = [_read_method(command, path) for path in command.compare]
+    methods = told_apart([_read_method(command, path) for path in command.compare], command.compare)
     Console(width=max(120, Console().width)).print(comparison_table(methods, block=command.block))
 
 
@@ -339,18 +385,26 @@ def _holds_scores(path: Path) -> bool:
 
 
 def _prepare(out: Path) -> None:
+    """Make the folder, and see before the long work whether it can be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
-        raise UserError(f"expected a folder that can be written for --out, got '{out}' ({error.strerror}); choose another") from error
+        raise _cannot_write(out, error) from error
 
 
-def _versions() -> dict[str, str]:
+def _cannot_write(out: Path, error: OSError) -> UserError:
+    return UserError(f"expected a folder that can be written for --out, got '{out}' ({error.strerror or error}); choose another")
+
+
+def _versions(files: dict[str, Path]) -> dict[str, str]:
+    """Programs that took part, and checksums of files."""
     found = {"handmesh": __version__, "Python": platform.python_version()}
-    for package in _PACKAGES:
-        # What was loaded or may have been; a package that is not there took no part.
-        try:
+    for package, module in _PACKAGES.items():
+        if module in sys.modules:
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    for what, path in files.items():
+        with path.open("rb") as file:
+            found[f"SHA-256 of the {what}"] = hashlib.file_digest(file, "sha256").hexdigest()
     return found

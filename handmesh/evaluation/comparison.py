@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 DRAWS = 10_000
+# Of a millimetre, a pixel, or a share.
+_SAME = 1e-4
 # Of draws that differ by chance alone, this share lies outside an interval.
 _OUTSIDE = 0.05
 # Draws times blocks of hands that are held at a time: some tens of megabytes.
@@ -92,9 +94,13 @@ def compare(
     ours, theirs = (_columns(samples, names) for samples in (first, second))
     if ours.shape != theirs.shape:
         raise UserError(f"expected the same hands twice, got {len(ours)} and {len(theirs)}; score both methods on the same data")
+    if len(ours) < 2:
+        raise UserError(f"expected two hands or more to compare methods on, got {len(ours)}; score both on more")
     if not 1 <= block <= len(ours) / 2:
         raise UserError(f"expected blocks of 1 to {len(ours) // 2} hands (half of {len(ours)}), got {block}; give a smaller --block")
     apart = theirs - ours
+    # What files round away is no difference.
+    apart[np.abs(apart) < _SAME] = 0.0
     drawn = _drawn_means(apart, draws, seed, block)
     low, high = np.percentile(drawn, [50 * _OUTSIDE, 100 - 50 * _OUTSIDE], axis=0)
     signs = np.array([-1.0 if METRIC[name].lower_is_better else 1.0 for name in names])
@@ -132,6 +138,16 @@ def _drawn_means(values: np.ndarray, draws: int, seed: int, block: int) -> np.nd
         times = np.bincount(drawn.ravel(), minlength=some * count).reshape(some, count).astype(np.float64)
         means.append((times @ sums) / (times @ sizes)[:, None])
     return np.concatenate(means)
+
+
+def told_apart(methods: Sequence[Samples], paths: Sequence[Path]) -> list[Samples]:
+    """Methods of one name get their file's folder put before it, or their number where that is the same too."""
+    names = [method.name for method in methods]
+    if len(set(names)) < len(names):
+        names = [f"{path.resolve().parent.name}/{name}" for path, name in zip(paths, names, strict=True)]
+    if len(set(names)) < len(names):
+        names = [f"{number}: {name}" for number, name in enumerate(names, start=1)]
+    return [method._replace(name=name) for method, name in zip(methods, names, strict=True)]
 
 
 def read_samples(path: Path) -> Samples:
@@ -190,7 +206,8 @@ def expect_same_data(methods: Sequence[Samples]) -> None:
     """
     first = methods[0]
     for other in methods[1:]:
-        for key, what in (("name", "data"), ("hands", "number of hands"), ("sha256", "truth")):
+        # Not by name: folders are renamed.
+        for key, what in (("hands", "number of hands"), ("sha256", "truth")):
             ours, theirs = first.extras["data"][key], other.extras["data"][key]
             if ours != theirs:
                 shown = [str(value)[:12] for value in (ours, theirs)] if key == "sha256" else [f"'{value}'" for value in (ours, theirs)]
@@ -229,12 +246,18 @@ def comparison_table(methods: Sequence[Samples], draws: int = DRAWS, seed: int =
     from rich.table import Table
 
     by_metric = [{each.metric: each for each in differences} for differences in compare_all(methods, draws, seed, block)]
+    notes = []
+    for other, differences in zip(methods[1:], by_metric, strict=True):
+        if (theirs := other.extras.get("f_alignment")) != (ours := methods[0].extras.get("f_alignment")) and ours and theirs:
+            for name in [name for name in differences if name.startswith("f_") and "aligned" in name]:
+                del differences[name]
+            notes.append(f"F of '{escape(other.name)}' is aligned by the {theirs}, not the {ours}: no difference is taken.")
     drawn = "hands" if block == 1 else f"blocks of {block} hands"
     table = Table(
         title=f"{escape(methods[0].data)}, {methods[0].extras['data']['hands']} hands",
         caption=(
             f"Difference from '{escape(methods[0].name)}' with its 95 % interval (paired bootstrap, {draws} draws of {drawn}); in brackets "
-            "the share of hands that are better. Colours where the interval leaves out 0: green better, red worse."
+            "the share of hands that are better. Colours where the interval leaves out 0: green better, red worse. " + " ".join(notes)
         ),
     )
     table.add_column("")

@@ -189,11 +189,21 @@ def _filtered(picture: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return cv2.filter2D(picture, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
 
 
+# What JPEG can hold.
+_LARGEST_JPEG_PX = 65_500
+
+
 def _compress(picture: np.ndarray, quality: float, side_px: float, random: Random) -> np.ndarray:
     # Not in units of the hand: blocks are 8 of whatever pixels are stored, and to resample to a fixed size would be another harm.
     del side_px, random
-    code = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, round(quality)])[1]
-    return cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1]
+    height, width = picture.shape[:2]
+    whole = picture
+    if max(height, width) > _LARGEST_JPEG_PX:
+        scale = _LARGEST_JPEG_PX / max(height, width)
+        small = (max(1, int(width * scale)), max(1, int(height * scale)))
+        whole = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
+    code = cv2.imencode(".jpg", whole[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, round(quality)])[1]
+    return _grown(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1], picture.shape)
 
 
 def _take_light(picture: np.ndarray, light: float, side_px: float, random: Random) -> np.ndarray:

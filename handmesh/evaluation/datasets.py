@@ -7,6 +7,10 @@ docs/benchmark.md shows one.
 from __future__ import annotations
 
 import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +83,9 @@ def read_rendered(root: Path) -> EvaluationSet:
     """
     manifest = read_manifest(root, FREIHAND)
     expect_complete(root, manifest, sum(piece["count"] for piece in manifest["pieces"]))
-    folders = [FreiHand(root / FOLDERS[piece["name"]]) for piece in manifest["pieces"] if piece["name"] != "negative" and piece["count"]]
+    folders = [
+        FreiHand(root / FOLDERS[piece["name"]]) for piece in manifest["pieces"] if piece.get("name") in ("right", "left") and piece["count"]
+    ]
     # (index in the set, folder, picture) of every hand that counts; of several colourings the first.
     hands = sorted(
         (folder.side[picture].index, number, picture)
@@ -116,16 +122,31 @@ def _read_by(reader: Path, path: Path) -> EvaluationSet:
     if not reader.is_file() or spec is None or spec.loader is None:
         raise UserError(f"expected a Python file for --reader, got '{reader}'; see docs/benchmark.md for one")
     module = importlib.util.module_from_spec(spec)
-    try:
+    # As an import does: dataclasses look their module up, and files beside it can be imported.
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(reader.resolve().parent))
+    with _readers_own(reader):
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError) as error:
-        raise UserError(f"expected a Python file that runs for --reader, got '{reader}': {one_line(error)}") from error
     function = getattr(module, "open_data", None)
     if not callable(function):
         raise UserError(f"expected a function open_data(path) in '{reader}', got none; see docs/benchmark.md for one")
-    data = function(path)
+    with _readers_own(reader):
+        data = function(path)
     if not isinstance(data, EvaluationSet):
         raise UserError(
             f"expected open_data of '{reader}' to give an EvaluationSet, got {type(data).__name__}; see docs/benchmark.md for one"
         )
     return data
+
+
+@contextmanager
+def _readers_own(reader: Path) -> Iterator[None]:
+    """Whatever goes wrong in a caller's file is told in one line, with its place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(reader)]
+        where = f", line {lines[-1]}" if lines else ""
+        raise UserError(f"expected --reader '{reader}' to work, got {type(error).__name__}{where}: {one_line(error)}; mend it") from error

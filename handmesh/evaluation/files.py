@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from scipy.optimize import quadratic_assignment
 
 from handmesh.errors import UserError
 from handmesh.evaluation.metrics import distances
@@ -41,6 +42,12 @@ _FREIHAND_TRAINING, _FREIHAND_EVALUATION = 32560, 3960
 _SAMPLE = 200
 # Fewer say nothing.
 _FEW = 5
+# Aligned errors below which joints look like those of a hand.
+_HAND_LIKE_M = 0.02
+# How often the search for an unknown order of joints starts anew.
+_ORDER_STARTS = 12
+# Metres, or whatever else: no camera sees a hand so far away, and squares of larger numbers overflow.
+_FARTHEST = 1e6
 # A hand no larger than this is a point; one no broader than this share of its length is a line.
 _NO_EXTENT_M, _NO_BREADTH = 1e-7, 1e-5
 
@@ -247,6 +254,9 @@ def _arrange(path: Path, scanned: _Scanned, count: int) -> tuple[np.ndarray, np.
                     f"expected finite numbers in '{path}', got NaN or infinity among the {which} of entry {int(np.argmax(bad))} "
                     f"({int(bad.sum())} of {count} entries have some); mend what made them"
                 )
+        if values is not None and max(values.max(), -values.min()) > _FARTHEST:
+            index = int(np.argmax(np.abs(values).max(axis=(1, 2)) > _FARTHEST))
+            raise UserError(f"expected metres in '{path}', got numbers beyond {_FARTHEST:g} among the {which} of entry {index}; mend it")
     return joints_m, vertices_m
 
 
@@ -432,6 +442,7 @@ def find_mistake(predictions: Predictions, data: EvaluationSet) -> str | None:
     comparable = {name: pair for name, pair in pairs.items() if name == "joints" or is_own}
     checks: tuple[Callable[[], str | None], ...] = (
         lambda: _other_unit(pairs),
+        lambda: _other_file_order(predictions.joints_m, data.joints_m),
         lambda: _other_order(*pairs["joints"]),
         lambda: _mirrored(comparable, data.left()[rows]),
         lambda: _other_topology(pairs) if is_own else None,
@@ -512,11 +523,48 @@ def _other_order(ours: np.ndarray, truth: np.ndarray) -> str | None:
         errors[name] = np.minimum(_aligned_errors(reordered, truth), _aligned_errors(mirror_points(reordered), truth))
     name = min(errors, key=lambda name: float(np.median(errors[name])))
     if not _is_much_better(errors[name], own):
-        return None
+        order = _matching_order(ours, truth)
+        name = f"an order of its own ({', '.join(map(str, order))}, counted in FreiHAND's)"
+        reordered = ours[:, np.argsort(order)]
+        errors[name] = np.minimum(_aligned_errors(reordered, truth), _aligned_errors(mirror_points(reordered), truth))
+        # Noise, too, comes nearer by a free choice of order, but not near.
+        if not _is_much_better(errors[name], own) or float(np.median(errors[name])) > _HAND_LIKE_M:
+            return None
     return (
         f"expected joints in FreiHAND's order (wrist, then thumb to little finger, tips last), got what looks like {name}: aligned errors "
         f"are {_mm(own)} as they are and {_mm(errors[name])} reordered; reorder them"
     )
+
+
+def _matching_order(ours: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(21,) which true joint each predicted one is, by their distances to all others alone (Vogelstein et al. 2015)."""
+    apart = [np.linalg.norm(points[:, :, None] - points[:, None], axis=3) for points in (truth, ours)]
+    true_apart, our_apart = ((each / each.mean(axis=(1, 2), keepdims=True)).mean(axis=0) for each in apart)
+    rng = np.random.default_rng(0)
+    found = [
+        quadratic_assignment(our_apart, true_apart, options={"maximize": True, "P0": "randomized", "rng": rng})
+        for _ in range(_ORDER_STARTS)
+    ]
+    return max(found, key=lambda result: result.fun).col_ind
+
+
+def _other_file_order(ours: np.ndarray, truth: np.ndarray) -> str | None:
+    """Hands of other pictures: all of them, (N, 21, 3)."""
+    count = len(truth)
+    orders = {
+        "names sorted as text ('0', '1', '10', '100')": np.array(sorted(range(count), key=str)),
+        "the pictures backwards": np.arange(count)[::-1],
+    }
+    own = _aligned_errors(ours, truth)
+    for name, order in orders.items():
+        other = _aligned_errors(ours[np.argsort(order)], truth)
+        moved = order != np.arange(count)
+        if moved.any() and _is_much_better(other[moved], own[moved]):
+            return (
+                f"expected hands in the order of the pictures' numbers, got what looks like {name}: aligned errors are {_mm(own[moved])} "
+                f"as they are and {_mm(other[moved])} in that order; write them in order"
+            )
+    return None
 
 
 def _mirrored(pairs: dict[str, tuple[np.ndarray, np.ndarray]], is_left: np.ndarray) -> str | None:
@@ -550,11 +598,13 @@ def _other_frame(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> str | None:
         return None
     joints, vertices = pairs["joints"][0], pairs["vertices"][0]
     apart = np.linalg.norm(joints.mean(axis=1) - vertices.mean(axis=1), axis=1)
-    if float((apart > 4 * _sizes(joints)).mean()) < 0.9:
+    true_apart = np.linalg.norm(pairs["joints"][1].mean(axis=1) - pairs["vertices"][1].mean(axis=1), axis=1)
+    # A joint's distance from the middle of the hand is no less than its size.
+    if float((apart > true_apart + 0.8 * _sizes(joints)).mean()) < 0.9:
         return None
     return (
-        f"expected joints and vertices in one frame, got them {float(np.median(apart)):.2f} m apart; is one relative to a joint? "
-        "write both in the camera"
+        f"expected joints and vertices in one frame, got their middles {1e3 * float(np.median(apart)):.0f} mm apart, where the truth's are "
+        f"{1e3 * float(np.median(true_apart)):.0f} mm; is one relative to a joint? write both in the camera"
     )
 
 

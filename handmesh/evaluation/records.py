@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from handmesh.errors import UserError
+from handmesh.errors import UserError, one_line
 from handmesh.skeleton import JOINTS
+
+# No joints lie so near to each other.
+_SMALLEST_HAND_M = 1e-6
 
 CropMode = Literal["centre", "gt", "detector"]
 Tta = Literal["none", "metro", "fast"]
@@ -47,17 +50,42 @@ class EvaluationSet:
     rate_hz: float = 30.0
 
     def __post_init__(self) -> None:
+        for name, dtype in (
+            ("joints_m", np.float64),
+            ("K", np.float64),
+            ("vertices_m", np.float64),
+            ("is_left", bool),
+            ("sequence", np.int64),
+        ):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _array(self, name, dtype))
         count = len(self.joints_m)
         if not count:
             raise UserError(f"expected hands in '{self.name}', got none; choose other data")
         _expect(self, "joints_m", (count, len(JOINTS), 3))
-        if self.K is not None:
-            _expect(self, "K", (count, 3, 3))
-        if self.vertices_m is not None:
-            _expect(self, "vertices_m", (count, self.vertices_m.shape[1] if self.vertices_m.ndim == 3 else 0, 3))
         for name in ("is_left", "sequence"):
             if getattr(self, name) is not None:
                 _expect(self, name, (count,))
+        if self.vertices_m is not None:
+            _expect(self, "vertices_m", (count, self.vertices_m.shape[1] if self.vertices_m.ndim == 3 else 0, 3))
+        if (self.vertices_m is None) != (self.topology is None):
+            raise UserError(f"expected vertices_m and topology of '{self.name}' both or neither, got one; name the hand model of the mesh")
+        if self.crop not in get_args(CropMode):
+            raise UserError(f"expected crop of '{self.name}' to be one of {', '.join(get_args(CropMode))}, got '{self.crop}'; choose one")
+        flat = np.ptp(self.joints_m, axis=1).max(axis=1) < _SMALLEST_HAND_M
+        if flat.any():
+            raise UserError(f"expected hands in '{self.name}', got joints that are all one point at index {int(np.argmax(flat))}; mend it")
+        if self.K is not None:
+            _expect(self, "K", (count, 3, 3))
+            if not ((self.K[:, 2] == (0, 0, 1)).all() and (self.K[:, [0, 1], [0, 1]] > 0).all()):
+                raise UserError(
+                    f"expected K of '{self.name}' as [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {self.K[0].tolist()}; transposed?"
+                )
+            behind = (self.joints_m[..., 2] <= 0).any(axis=1)
+            if behind.any():
+                raise UserError(
+                    f"expected hands of '{self.name}' before the camera (z > 0), not so at index {int(np.argmax(behind))}; z is forward"
+                )
 
     def __len__(self) -> int:
         """How many hands there are."""
@@ -81,7 +109,18 @@ class EvaluationSet:
         """
         if self.image is None:
             raise UserError(f"expected pictures in '{self.name}', which has none; unpack the whole archive")
-        return self.image(index)
+        try:
+            image = self.image(index)
+        except UserError:
+            raise
+        # A reader's own code may fail in any way.
+        except Exception as error:
+            said = f"{type(error).__name__}: {one_line(error)}"
+            raise UserError(f"expected picture {index} of '{self.name}', got {said}; mend it or what reads it") from error
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            got = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise UserError(f"expected picture {index} of '{self.name}' as (H, W, 3) uint8 RGB, got {got}; mend what reads this data")
+        return image
 
     def left(self) -> np.ndarray:
         """(N,) bool, True where the hand is a left one."""
@@ -135,6 +174,13 @@ class Predictions:
         rows = slice(None, None, step)
         vertices_m, found = (None if values is None else values[rows] for values in (self.vertices_m, self.found))
         return Predictions(self.joints_m[rows], vertices_m, self.topology, found)
+
+
+def _array(data: EvaluationSet, name: str, dtype: type) -> np.ndarray:
+    try:
+        return np.asarray(getattr(data, name), dtype)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"expected an array of numbers for {name} of '{data.name}', got {one_line(error)}; mend what reads it") from error
 
 
 def _expect(data: EvaluationSet, name: str, shape: tuple[int, ...]) -> None:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from handmesh.evaluation.published import PUBLISHED
 from handmesh.evaluation.records import EvaluationSet, Predictions
 from handmesh.evaluation.scores import METRIC, METRICS, NOT_APPLICABLE, Metric, Scores, proper_name, truth_sha256
 from handmesh.skeleton import BONES, FINGERS, JOINTS
-from handmesh.wholefile import replacing
 
 TILES = 24
 _HEADLINE = ("pa_mpjpe_mm", "pa_mpvpe_mm", "f_5mm_aligned", "f_15mm_aligned", "auc_joints_aligned")
@@ -63,7 +61,7 @@ class Report:
         baselines: what it is compared with.
         robustness: to corrupted pictures; None where that was not measured.
         command: that made this.
-        versions: of programs and files, by name.
+        versions: of programs, and checksums of files, by name.
         every: 1 for all hands; n where only each n-th was measured.
         faces: (F, 3) triangles of the predicted mesh of right hands; None draws bones.
         truth_faces: (F, 3) of the true mesh.
@@ -83,13 +81,6 @@ class Report:
     def entries(self) -> tuple[Entry, ...]:
         """The method, then its baselines."""
         return (self.entry, *self.baselines)
-
-
-def write_report(path: Path, report: Report) -> None:
-    """Write the page, whole or not at all."""
-    text = report_html(report)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def report_html(report: Report) -> str:
@@ -243,6 +234,7 @@ def _metrics(report: Report) -> str:
     own, data = report.entry, report.data
     twins = {name for metric in METRICS if (name := proper_name(metric.name)) in METRIC}
     aligned = [metric for metric in METRICS if proper_name(metric.name) in METRIC]
+    as_predicted = [METRIC[name] for name in _AS_PREDICTED]
     plain = [metric for metric in METRICS if metric not in aligned and metric.name not in twins and metric.name not in _AS_PREDICTED]
 
     def rows_of(metrics: Sequence[Metric], with_twin: bool) -> list[str]:
@@ -262,11 +254,11 @@ def _metrics(report: Report) -> str:
         "right one "
         "for free. The column without reflections forbids that. Where both are equal, nothing was mirrored. Small numbers behind ± "
         "are half of the 95 % interval of the mean.</p>"
-        f"{_table('Aligned metrics', ['metric', own.name, 'without reflections', *others], rows_of(aligned, True))}"
+        f"{_table('Aligned metrics', ['metric', own.name, 'without reflections', *others], rows_of(aligned, True), are_names=True)}"
         "<h3>Root-relative and in the camera</h3><p>Root-relative: the hand is only moved, so that one joint fits; a wrong size or a "
         "wrong turn "
         "counts. In the camera: the place counts too.</p>"
-        f"{_table('Other metrics', ['metric', own.name, *others], rows_of(plain, False))}"
+        f"{_table('Other metrics', ['metric', own.name, *others], rows_of(plain, False), are_names=True)}"
         "<h3>As predicted, nothing aligned</h3><p>The official script prints these too, and they startle. Many methods predict a hand "
         "relative "
         "to one of its joints, and say nothing about where it is in front of the camera. Compared with true hands, which are about 70 "
@@ -276,7 +268,7 @@ def _metrics(report: Report) -> str:
         "70.84 cm for vertices there (4.73 and 5.07 cm aligned, F 0.001 and 0.031). So read this table only for methods that place "
         "the hand in "
         "the camera; most of what it measures then is the error of depth.</p>"
-        f"{_table('Unaligned metrics', ['metric', own.name, *others], rows_of([METRIC[name] for name in _AS_PREDICTED], False))}"
+        f"{_table('Unaligned metrics', ['metric', own.name, *others], rows_of(as_predicted, False), are_names=True)}"
     )
 
 
@@ -511,10 +503,15 @@ def _figure(caption: str, content: str) -> str:
     return f'<figure class="card"><figcaption>{escape(caption)}</figcaption>{content}</figure>'
 
 
-def _table(label: str, heads: Sequence[str], rows: Sequence[str]) -> str:
-    """A table that scrolls in its own box; heads are plain text, rows are `_row`s."""
+def _table(label: str, heads: Sequence[str], rows: Sequence[str], are_names: bool = False) -> str:
+    """A table that scrolls in its own box; heads are plain text, rows are `_row`s.
+
+    Args:
+        are_names: heads after the first are names of methods, above numbers.
+    """
+    texts, wide = ((), "") if are_names else (_TEXT_HEADS, _SETTING)
     top = "".join(
-        f'<th scope="col"{_TEXT if head in _TEXT_HEADS else ""}{_span(_SETTING_SPAN if head == _SETTING else 1)}>{escape(head)}</th>'
+        f'<th scope="col"{_TEXT if head in texts else ""}{_span(_SETTING_SPAN if head == wide else 1)}>{escape(head)}</th>'
         for head in heads
     )
     return (

@@ -30,8 +30,6 @@ FAlignment = Literal["mesh", "joints"]
 
 # Hands at a time: what is held beside the points themselves stays small.
 _BLOCK = 256
-# Hands whose root joint is nearer to the camera than this are not placed in front of it, but relative to something.
-_NEAREST_ROOT_M = 0.06
 _UNIT_MM = 1e3
 
 
@@ -207,7 +205,7 @@ def score(predictions: Predictions, data: EvaluationSet) -> Scores:
     expect_finite(predictions, data)
     has_mesh = predictions.vertices_m is not None and data.vertices_m is not None
     is_own = has_mesh and predictions.topology == data.topology and predictions.vertices_m.shape == data.vertices_m.shape  # pyright: ignore
-    is_placed = bool(np.median(np.linalg.norm(predictions.joints_m[:, ROOT], axis=1)) >= _NEAREST_ROOT_M)
+    is_placed = _is_placed(predictions.joints_m)
     sums = _Sums()
     for start in range(0, len(data), _BLOCK):
         rows = slice(start, start + _BLOCK)
@@ -220,7 +218,7 @@ def score(predictions: Predictions, data: EvaluationSet) -> Scores:
                 roots = [(name, predictions.joints_m[rows, at], data.joints_m[rows, at]) for name, at in (("root", ROOT), ("wrist", WRIST))]
                 fits = _score_vertices(sums, ours_m, true_m, roots)
             _score_clouds(sums, ours_m, true_m, fits, is_own)
-        sums.add(mirrors=joint_fits[0].mirrors | fits[0].mirrors)
+        sums.add(mirrors=joint_fits[0].mirrors)
     samples = {name: np.concatenate(parts) for name, parts in sums.samples.items()}
     mirrors = samples.pop("mirrors").astype(bool)
     acceleration = None
@@ -238,6 +236,11 @@ def score(predictions: Predictions, data: EvaluationSet) -> Scores:
         acceleration_mm_s2=acceleration,
         warnings=tuple(_warnings(predictions, data, samples, mirrors, is_own, is_placed)),
     )
+
+
+def _is_placed(joints_m: np.ndarray) -> bool:
+    """Whether hands are in front of a camera, farther away than they are long, rather than relative to a joint."""
+    return bool(np.median(joints_m[:, ROOT, 2]) > np.median(np.ptp(joints_m, axis=1).max(axis=1)))
 
 
 def expect_finite(predictions: Predictions, data: EvaluationSet) -> None:

@@ -47,6 +47,9 @@ def read_manifest(folder: Path, format_id: str | None = None) -> dict[str, Any]:
     missing = [key for key in ("count", "versions", "size_px", "width_px", "hand_model", "pieces") if key not in manifest]
     if missing:
         raise UserError(f"expected {', '.join(missing)} in '{path}', which leaves them out; delete the folder and draw it again")
+    pieces = manifest["pieces"]
+    if not isinstance(pieces, list) or not all(isinstance(piece, dict) and isinstance(piece.get("count"), int) for piece in pieces):
+        raise UserError(f"expected pieces with a count in '{path}', got {str(pieces)[:60]}; delete the folder and draw it again")
     return manifest
 
 
