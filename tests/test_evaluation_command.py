@@ -127,11 +127,15 @@ def test_methods_stand_side_by_side(measured, freihand, tmp_path, capsys):
     assert row_of(measured / "scores.json", tmp_path / "better.json", "--gt", freihand) == from_scores
 
 
-def test_methods_of_one_name_are_told_apart(measured, capsys):
+def test_methods_of_one_name_are_told_apart(measured, tmp_path, capsys):
+    for name in ("one", "two"):
+        shutil.copytree(measured, tmp_path / name)
     capsys.readouterr()
-    evaluate("--compare", measured / "scores.json", measured / "scores.json")
+    evaluate("--compare", tmp_path / "one", tmp_path / "two" / "scores.json")
     text = capsys.readouterr().out
-    assert "1: " in text and "2: " in text and "(50 %)" in text
+    assert "one/hand_t8.onnx" in text and "two/hand_t8.onnx" in text and "(50 %)" in text
+    with pytest.raises(UserError, match="got one twice"):
+        evaluate("--compare", measured, measured / "scores.json")
 
 
 def test_names_are_only_text(freihand, tmp_path, capsys):

@@ -183,6 +183,6 @@ def test_the_table_shows_every_method_and_what_one_lacks(tmp_path):
     methods = [read_samples(written(tmp_path / f"{number}.json", each)) for number, each in enumerate(values)]
     text = shown(comparison_table(methods, draws=200))
     assert all(word in text for word in ("first", "[second]", "third", "set, 12 hands", "PA-MPJPE mm ↓", "F@5 ↑"))
-    assert "+3.000 [+3.000, +3.000] (0 %)" in text and "n/a (topology)" in text
+    assert "+3.000 [+3.000, +3.000] (0 %)" in text and "n/a (no mesh)" in text
     assert "[red]" not in text and f"{np.mean(values[0]['samples'][ERROR]):.2f}" in text
     assert "blocks of 3 hands" in shown(comparison_table(methods, draws=20, block=3))

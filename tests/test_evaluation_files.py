@@ -173,7 +173,7 @@ WRONG_LISTS = {
     "one missing": (lambda j, v: [j[:-1], v[:-1]], "joints of 24 hands in 'FILE', got 23; one is missing"),
     "vertices missing": (lambda j, v: [j, v[:-1]], "vertices of 24 hands in 'FILE', got 23; one is missing"),
     "four colourings": (lambda j, v: [np.tile(j, (4, 1, 1)), np.tile(v, (4, 1, 1))], "got 96; 4 for each picture"),
-    "half": (lambda j, v: [j[:12], v[:12]], "got 12; predict every picture"),
+    "half": (lambda j, v: [j[:12], v[:12]], "got 12; predict every hand, in the order of"),
     "null value": (lambda j, v: [_value(j, 9, None), v], "null among the joints of entry 9"),
     "null in vertices": (lambda j, v: [j, _value(v, 10, None)], "null among the vertices of entry 10"),
     "text": (lambda j, v: [j, _value(v, 11, "a")], '"a" among the vertices of entry 11'),

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from handmesh.errors import UserError
 from handmesh.evaluation import metrics
 from handmesh.evaluation.records import EvaluationSet, Predictions
-from handmesh.evaluation.scores import METRIC, METRICS, OFFICIAL, official_text, proper_name, score, scores_to_json
+from handmesh.evaluation.scores import METRIC, METRICS, OFFICIAL, official_text, proper_name, score, scores_to_json, why_missing
 from handmesh.geometry.alignment import fit_similarity
 from handmesh.skeleton import JOINTS, ROOT
 
@@ -130,7 +130,9 @@ def test_a_mesh_of_another_topology_has_no_twins():
     other = Predictions(data.joints_m.copy(), data.vertices_m[:, order], "another")
     scores = score(other, data)
     assert scores.mean("pa_mpvpe_mm") is None and scores.pck_vertices is None and scores.f_alignment == "joints"
-    assert METRIC["pa_mpvpe_mm"].shown(scores.mean("pa_mpvpe_mm")) == "n/a (topology)"
+    assert why_missing("pa_mpvpe_mm", scores.f_alignment) == "n/a (topology)" and why_missing("keypoints_px", "joints") == "n/a"
+    alone = score(Predictions(data.joints_m.copy()), data)
+    assert "mesh_al_mean3d: n/a (no mesh)" in official_text(alone) and "xyz_al_mean3d: 0.000000" in official_text(alone)
     # The same cloud in another order: F sees no difference.
     assert scores.mean("f_5mm") == 1 and scores.mean("f_5mm_aligned") == pytest.approx(1)
     assert "mesh_al_mean3d: n/a (topology)" in official_text(scores) and "f_al_score_5: 1.000000" in official_text(scores)

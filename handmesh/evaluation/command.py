@@ -56,7 +56,8 @@ class EvalCommand:
     """Measure hands on labelled pictures: FreiHAND's benchmark, a set of handmesh-synth, or data of your own.
 
     With --data a network predicts all hands and is scored. With --pred and --gt anybody's pred.json is scored. With --compare
-    methods that were scored here stand side by side. OUT gets pred.json, pred.zip, scores.json, scores.txt and report.html.
+    methods that were scored here stand side by side, in the terminal. OUT gets scores.json, scores.txt and report.html, and with --data
+    pred.json and pred.zip.
     """
 
     data: Path | None = None
@@ -86,13 +87,13 @@ class EvalCommand:
     pred: Path | None = None
     """Score this pred.json (or a .zip of it): [xyz, verts] in metres, in the order of the data."""
     gt: Path | None = None
-    """Truth for --pred: as --data, but evaluation_xyz.json and evaluation_verts.json are enough."""
+    """Truth for --pred: as --data, but evaluation_xyz.json and evaluation_verts.json are enough (the first for joints alone)."""
     as_is: tyro.conf.FlagCreatePairsOff[bool] = False
     """Score --pred even where it looks like a mistake (another unit, joint order, side, or mesh)."""
     other_topology: tyro.conf.FlagCreatePairsOff[bool] = False
     """Vertices of --pred are of another mesh than the truth's: no vertex is compared with its twin."""
     compare: tuple[Path, ...] = ()
-    """Two or more scores.json (or, with --gt, pred.json) side by side, with paired bootstrap intervals."""
+    """Two or more scores.json, or folders with one (or, with --gt, pred.json), side by side, with paired bootstrap intervals."""
     block: int = 1
     """Neighbouring hands that --compare draws together, for data whose neighbours show one moment."""
     name: str | None = None
@@ -221,7 +222,9 @@ def _measure_network(
     end = time.perf_counter()
     print(f"{len(data)} hands: predicted in {between - start:.1f} s, scored in {end - between:.1f} s")
     if predictions.found is not None:
-        print(f"MediaPipe found {int(predictions.found.sum())} of them; the others were cropped in the middle of the picture")
+        found, count = int(predictions.found.sum()), len(data)
+        line = f"MediaPipe found {found} of {count} hands; the others were cropped in the middle of the picture"
+        scores = dataclasses.replace(scores, warnings=(*scores.warnings, line))
     if command.model == DEFAULT and crop == "centre":
         line = "the embedded network was taught on crops around the hand, not on the middle of the picture: --crop gt or detector suit it"
         scores = dataclasses.replace(scores, warnings=(*scores.warnings, line))
@@ -246,8 +249,11 @@ def _measure_baseline(name: Baseline, data: EvaluationSet, model: HandModel, cro
 
     predictions = predict_baseline(name, data, model, crop)
     heading = {"mean": "mean hand", "zero": "zeros", "mediapipe": "MediaPipe, world landmarks"}[name]
-    found = "" if predictions.found is None else f"; found in {predictions.found.mean():.1%}, else the mean hand"
-    return Entry(heading, f"baseline{found}", predictions, score(predictions, data))
+    setting = "baseline"
+    if predictions.found is not None:
+        setting = f"baseline; found in {predictions.found.mean():.1%}, else the mean hand"
+        print(f"MediaPipe as a baseline: {setting.partition('; ')[2]}")
+    return Entry(heading, setting, predictions, score(predictions, data))
 
 
 def _model_file(command: EvalCommand) -> Path:
@@ -273,7 +279,10 @@ def _open_network(command: EvalCommand, path: Path) -> Iterator[tuple[CropNetwor
     runtime = command.runtime or ("torch" if is_checkpoint else "openvino")
     if runtime == "torch":
         if not is_checkpoint:
-            raise UserError(f"expected a .pt of handmesh-train with --runtime torch, got '{path}'; leave --runtime out")
+            raise UserError(
+                f"expected a .pt of handmesh-train with --runtime torch, got '{path}'; leave --runtime out, or give a checkpoint "
+                "(the embedded network's is weights/hand_t8.pt in the repository)"
+            )
         if command.precision != "f32" or command.threads:
             raise UserError("expected neither --precision nor --threads with torch, which runs in f32 on all cores; leave them out")
         from handmesh.evaluation.torch_network import TorchNetwork
@@ -338,6 +347,7 @@ def _write_results(command: EvalCommand, report: Report) -> None:
         more["baselines"] = {each.name: {name: each.scores.mean(name) for name in METRIC} for each in report.baselines}
     if report.robustness is not None:
         more["robustness"] = robustness_to_json(report.robustness)
+    print(f"{data.name}, {len(data)} hands: writing files and drawing the report")
     texts = {
         "scores.json": json.dumps(scores_to_json(entry.name, entry.scores, data, **more), allow_nan=False) + "\n",
         "scores.txt": official_text(entry.scores),
@@ -353,7 +363,7 @@ def _write_results(command: EvalCommand, report: Report) -> None:
                 temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise _cannot_write(out, error) from error
-    if command.every > 1:
+    if command.every > 1 and command.pred is None:
         print("no pred.json is written: the official form wants every hand, leave --every out for it")
     if "pred.json" not in written and command.pred is None and (out / "pred.json").exists():
         print(f"warning: pred.json in {out} is of an earlier run")
@@ -361,7 +371,10 @@ def _write_results(command: EvalCommand, report: Report) -> None:
 
 
 def _compare(command: EvalCommand) -> None:
-    methods = told_apart([_read_method(command, path) for path in command.compare], command.compare)
+    paths = [path / "scores.json" if path.is_dir() else path for path in command.compare]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError("expected different files after --compare, got one twice; give each method's own")
+    methods = told_apart([_read_method(command, path) for path in paths], paths)
     Console(width=max(120, Console().width)).print(comparison_table(methods, block=command.block))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from handmesh.errors import UserError, one_line
-from handmesh.evaluation.scores import METRIC, METRICS, NOT_APPLICABLE, SCORES_FORMAT
+from handmesh.evaluation.scores import METRIC, METRICS, SCORES_FORMAT, why_missing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -277,7 +277,9 @@ def comparison_table(methods: Sequence[Samples], draws: int = DRAWS, seed: int =
 
 def _mean_text(method: Samples, name: str) -> str:
     values = method.samples.get(name)
-    return NOT_APPLICABLE if values is None else METRIC[name].shown(float(values.mean()))
+    if values is None:
+        return why_missing(name, method.extras.get("f_alignment"))
+    return METRIC[name].shown(float(values.mean()))
 
 
 def _difference_text(difference: Difference | None) -> str:

@@ -34,6 +34,8 @@ def open_data(path: Path, reader: Path | None = None, truth_only: bool = False) 
     Raises:
         UserError: nothing that is known, or broken files.
     """
+    if path.is_file() and reader is None:
+        raise UserError(f"expected a folder of labelled pictures, got the file '{path}'; give the folder that holds it")
     if not path.is_dir() and reader is None:
         raise UserError(f"expected a folder of labelled pictures, got '{path}', which is none; see docs/benchmark.md for what can be read")
     if reader is not None:
@@ -52,7 +54,7 @@ def read_freihand(root: Path, truth_only: bool = False) -> EvaluationSet:
     """FreiHAND's evaluation split with its annotations: 3,960 right hands.
 
     Args:
-        root: holds evaluation_{xyz,verts,K}.json and evaluation/rgb; with `truth_only` the first two are enough.
+        root: holds evaluation_{xyz,verts,K}.json and evaluation/rgb; with `truth_only` the first two are enough, or one for joints alone.
 
     Raises:
         UserError: files that are missing or broken.
@@ -63,7 +65,10 @@ def read_freihand(root: Path, truth_only: bool = False) -> EvaluationSet:
             "see data/README.md"
         )
     if truth_only and not (root / "evaluation" / "rgb").is_dir():
-        joints_m, vertices_m = (read_numbers(root / f"evaluation_{name}.json", ENTRY_SHAPES[name]) for name in ("xyz", "verts"))
+        joints_m = read_numbers(root / "evaluation_xyz.json", ENTRY_SHAPES["xyz"])
+        if not (root / "evaluation_verts.json").is_file():
+            return EvaluationSet(FREIHAND_NAME, joints_m, None, None, crop="centre")
+        vertices_m = read_numbers(root / "evaluation_verts.json", ENTRY_SHAPES["verts"])
         if len(joints_m) != len(vertices_m):
             raise UserError(
                 f"expected as many vertices as joints in '{root}', got {len(vertices_m)} and {len(joints_m)}; take both from one archive"
@@ -113,6 +118,7 @@ def read_rendered(root: Path) -> EvaluationSet:
         gathered("verts_m"),
         manifest["hand_model"],
         is_left,
+        order=f"of {manifest['count']} pictures those whose presence is 1, by index in training_side.json, right and left together",
     )
 
 

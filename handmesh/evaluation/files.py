@@ -92,7 +92,7 @@ def read_predictions(path: Path, data: EvaluationSet, as_is: bool = False, other
     path = Path(path)
     with _opened(path) as file:
         scanned = _scan(path, file)
-    joints_m, vertices_m = _arrange(path, scanned, len(data))
+    joints_m, vertices_m = _arrange(path, scanned, data)
     is_own = vertices_m is not None and data.vertices_m is not None and vertices_m.shape == data.vertices_m.shape and not other_topology
     topology = None if vertices_m is None else data.topology if is_own else UNKNOWN_TOPOLOGY
     predictions = Predictions(joints_m, vertices_m, topology)
@@ -222,19 +222,19 @@ def _marks_of(shape: tuple[int, ...]) -> bytes:
     return b"[" + b",".join([_marks_of(shape[1:])] * shape[0]) + b"]"
 
 
-def _arrange(path: Path, scanned: _Scanned, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _arrange(path: Path, scanned: _Scanned, data: EvaluationSet) -> tuple[np.ndarray, np.ndarray | None]:
     """Joints (N, 21, 3), and vertices (N, V, 3) or None."""
-    marks = scanned.marks
+    marks, count = scanned.marks, len(data)
     joints = _marks_of((count, *_HAND_SHAPE))
     start = 1 + len(joints)
     vertices = 0
     if not marks.startswith(b"[" + joints):
-        raise _otherwise(path, scanned, count)
+        raise _otherwise(path, scanned, data)
     if marks[start:] not in (b"]", b",[]]"):
         vertices = marks.count(b"[,,]", start, marks.find(b"]]", start)) + 1
         # As many vertices as joints are no mesh.
         if vertices == len(JOINTS) or marks[start:] != b"," + _marks_of((count, vertices, 3)) + b"]":
-            raise _otherwise(path, scanned, count)
+            raise _otherwise(path, scanned, data)
     split = count * len(JOINTS) * 3
     at = len(scanned.numbers)
     if at < split + count * vertices * 3:
@@ -263,9 +263,9 @@ def _arrange(path: Path, scanned: _Scanned, count: int) -> tuple[np.ndarray, np.
 # ---- what a file of another form is
 
 
-def _otherwise(path: Path, scanned: _Scanned, count: int) -> UserError:
+def _otherwise(path: Path, scanned: _Scanned, data: EvaluationSet) -> UserError:
     """What is wrong with brackets and commas that are not those of the official form."""
-    marks = scanned.marks
+    marks, count = scanned.marks, len(data)
     depth = np.cumsum(_steps(marks), dtype=np.int32)
     if depth[-1] != 0:
         return UserError(f"expected a whole JSON list in '{path}', but it ends early; write or unpack it again")
@@ -294,7 +294,7 @@ def _otherwise(path: Path, scanned: _Scanned, count: int) -> UserError:
     got = {name: len(some) for name, some in entries.items() if name == "joints" or some}
     wrong = {name: number for name, number in got.items() if number != count}
     name, number = next(iter(wrong.items()))
-    return UserError(f"expected {name} of {count} hands in '{path}', got {number}; {_why_so_many(number, count)}")
+    return UserError(f"expected {name} of {count} hands in '{path}', got {number}; {_why_so_many(number, count)}, {data.order}")
 
 
 def _steps(marks: bytes) -> np.ndarray:
@@ -388,10 +388,10 @@ def _why_so_many(got: int, expected: int) -> str:
     if got == _FREIHAND_EVALUATION:
         return "that many are in FreiHAND's evaluation split: give its folder as the truth"
     if got and got % expected == 0:
-        return f"{got // expected} for each picture? keep one of them, in file order"
+        return f"{got // expected} for each picture? keep one of them"
     if got == expected - 1:
-        return "one is missing: predict every picture, the first and the last too, in file order"
-    return "predict every picture, in file order" if got < expected else "predict every picture once, in file order"
+        return "one is missing: predict every hand, the first and the last too"
+    return "predict every hand" if got < expected else "predict every hand once"
 
 
 # ---- hands that cannot be, and hands that look like a mistake
@@ -454,6 +454,9 @@ def find_mistake(predictions: Predictions, data: EvaluationSet) -> str | None:
 def find_turned_axes(predictions: Predictions, data: EvaluationSet) -> str | None:
     """A note where the camera's axes look like another convention's, which aligned scores do not show; None where they do not."""
     rows = _some_rows(len(data))
+    # A mirrored hand is another mistake, which alignment shows.
+    if _mirrored({"joints": (predictions.joints_m[rows], data.joints_m[rows])}, data.left()[rows]):
+        return None
     ours, truth = (points - points.mean(axis=1, keepdims=True) for points in (predictions.joints_m[rows], data.joints_m[rows]))
     own = distances(ours, truth).mean(axis=1)
     for signs, what in (

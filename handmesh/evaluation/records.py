@@ -33,6 +33,7 @@ class EvaluationSet:
         crop: how this data is cropped where the caller does not choose.
         sequence: (N,) int, number of the video that a picture is a frame of, frames of a video in order; None for single pictures.
         rate_hz: frames a second of the videos.
+        order: in words, which hands these are and in which order; for those who bring predictions.
 
     Raises:
         UserError: arrays of other shapes, or numbers that are not finite.
@@ -48,6 +49,7 @@ class EvaluationSet:
     crop: CropMode = "gt"
     sequence: np.ndarray | None = None
     rate_hz: float = 30.0
+    order: str = "in the order of the pictures' numbers"
 
     def __post_init__(self) -> None:
         for name, dtype in (
@@ -146,6 +148,7 @@ class EvaluationSet:
             self.crop,
             some(self.sequence),
             self.rate_hz / step,
+            self.order,
         )
 
 

@@ -442,7 +442,7 @@ def _robustness(robustness: Robustness, entry: Entry) -> str:
     return (
         f"<p>The same {robustness.hands:,} hands, their pictures made worse in {len(rows)} ways, each from mild (severity 1) to strong. "
         f"A cell is their mean error ({escape(measure)}) over that on clean pictures, {_number(float(robustness.clean), 2)} mm: "
-        "1.00 is no harm, 2.00 is twice the error, and below 1 it is chance. "
+        "1.00 is no harm, 2.00 is twice the error, and a little below 1 is mostly chance. "
         f"Over all cells the mean is <strong>{mean} ×</strong>.</p>"
         '<div class="cards two">'
         + _figure("Error relative to clean pictures", heat_map(names, severities, relative, title, "severity"))

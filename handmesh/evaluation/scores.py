@@ -53,9 +53,9 @@ class Metric:
     factor: float = 1.0
     lower_is_better: bool = True
 
-    def shown(self, value: float | None) -> str:
+    def shown(self, value: float) -> str:
         """As readers see it."""
-        return NOT_APPLICABLE if value is None else f"{self.factor * value:.{self.digits}f}"
+        return f"{self.factor * value:.{self.digits}f}"
 
 
 def proper_name(name: str) -> str:
@@ -89,13 +89,13 @@ METRICS = (
     ),
     Metric(
         "mpjpe_root_mm",
-        "MPJPE mm",
+        "root-relative MPJPE mm",
         2,
         "mean distance of the joints, relative to the knuckle of the middle finger: size and turn count",
     ),
-    Metric("mpvpe_root_mm", "MPVPE mm", 2, "the same of the vertices, relative to joint 9"),
-    Metric("mpjpe_wrist_mm", "MPJPE mm, wrist", 2, "mean distance of the joints, relative to the wrist"),
-    Metric("mpvpe_wrist_mm", "MPVPE mm, wrist", 2, "mean distance of the vertices, relative to the wrist"),
+    Metric("mpvpe_root_mm", "root-relative MPVPE mm", 2, "the same of the vertices, relative to joint 9"),
+    Metric("mpjpe_wrist_mm", "wrist-relative MPJPE mm", 2, "mean distance of the joints, relative to the wrist"),
+    Metric("mpvpe_wrist_mm", "wrist-relative MPVPE mm", 2, "mean distance of the vertices, relative to the wrist"),
     Metric("translation_mm", "translation mm", 1, "distance of joint 9 in the camera: mostly depth, which one picture hardly shows"),
     Metric("depth_mm", "depth mm", 1, "error of joint 9 along the camera's axis"),
     Metric("keypoints_px", "2D px", 2, "mean distance of the joints in the picture"),
@@ -380,4 +380,12 @@ def scores_to_json(name: str, scores: Scores, data: EvaluationSet, **more: Any) 
 
 def official_text(scores: Scores) -> str:
     """What scores.txt holds, as FreiHAND's script writes it; distances in centimetres."""
-    return "".join(f"{key}: {NOT_APPLICABLE if math.isnan(value) else format(value, 'f')}\n" for key, value in scores.official.items())
+    missing = why_missing("pa_mpvpe_mm", scores.f_alignment)
+    return "".join(f"{key}: {missing if math.isnan(value) else format(value, 'f')}\n" for key, value in scores.official.items())
+
+
+def why_missing(name: str, f_alignment: str | None) -> str:
+    """What stands for a metric that there is no number of, by what F was aligned to (`Scores.f_alignment`)."""
+    if "mpvpe" not in name and "vertices" not in name and not name.startswith("f_"):
+        return "n/a"
+    return NOT_APPLICABLE if f_alignment == "joints" else "n/a (no mesh)"
