@@ -293,7 +293,7 @@ def _line_style(number: int) -> str:
 
 
 def _bar_style(number: int) -> str:
-    return 'class="bar"' if number == 0 else f'class="bar other" fill-opacity="{max(0.7 - 0.3 * (number - 1), 0.15):.2f}"'
+    return 'class="bar"' if number == 0 else f'class="bar other" fill-opacity="{max(0.8 - 0.2 * (number - 1), 0.4):.2f}"'
 
 
 def _x_axis(x_of: _Scale, ticks: Sequence[float], top: float, bottom: float, label: str) -> list[str]:
