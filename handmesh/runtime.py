@@ -89,10 +89,18 @@ class Predictor:
         Returns:
             N parameters.
         """
-        size = self.info.input_size_px
-        if crops.shape[1:] != (size, size, 3) or crops.dtype != np.uint8:
-            raise ValueError(f"expected crops of shape (N, {size}, {size}, 3) uint8, got {crops.shape} {crops.dtype}")
+        expect_crops(crops, self.info.input_size_px)
         return [params for batch in _split(crops) for params in outputs_to_params(self._networks[len(batch)](batch))]
+
+
+def expect_crops(crops: np.ndarray, size_px: int) -> None:
+    """What every network reads: (N, S, S, 3) uint8.
+
+    Raises:
+        ValueError: something else.
+    """
+    if crops.shape[1:] != (size_px, size_px, 3) or crops.dtype != np.uint8:
+        raise ValueError(f"expected crops of shape (N, {size_px}, {size_px}, 3) uint8, got {crops.shape} {crops.dtype}")
 
 
 def read_network_info(path: Path, hand_model_id: str | None = None) -> NetworkInfo:

@@ -12,7 +12,7 @@ import torch
 
 from handmesh.errors import UserError
 from handmesh.records import HandParams
-from handmesh.runtime import OUTPUTS, NetworkInfo, outputs_to_params
+from handmesh.runtime import OUTPUTS, NetworkInfo, expect_crops, outputs_to_params
 from handmesh.training.checkpoint import load_checkpoint, net_from_checkpoint
 
 _AT_ONCE = 16
@@ -50,9 +50,7 @@ class TorchNetwork:
         Returns:
             N parameters.
         """
-        size = self.info.input_size_px
-        if crops.shape[1:] != (size, size, 3) or crops.dtype != np.uint8:
-            raise ValueError(f"expected crops of shape (N, {size}, {size}, 3) uint8, got {crops.shape} {crops.dtype}")
+        expect_crops(crops, self.info.input_size_px)
         params = []
         for start in range(0, len(crops), _AT_ONCE):
             with torch.inference_mode():
