@@ -10,6 +10,7 @@ Knows no hand model: what the 61 numbers of a hand mean is in `hand_model.mano_p
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -361,6 +362,12 @@ def parse_numbers(text: bytes) -> np.ndarray | None:
         except (ValueError, DeprecationWarning):
             return None
     return numbers if len(numbers) == text.count(b",") + 1 else None
+
+
+@functools.cache
+def text_template(shape: tuple[int, ...], number: str) -> str:
+    """What an array of a shape is written with as JSON: `text_template(a.shape, "%.9g") % tuple(a.ravel().tolist())`."""
+    return f"[{', '.join([text_template(shape[1:], number)] * shape[0])}]" if shape else number
 
 
 def _first_entry(path: Path, head: bytes, entry_shape: tuple[int | None, ...]) -> tuple[tuple[int, ...], bytes]:

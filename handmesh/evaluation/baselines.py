@@ -114,18 +114,6 @@ def _predict_mediapipe(data: EvaluationSet, model: HandModel, crop: CropMode) ->
             joints_m[index] = points_m + place_by_landmarks(points_m, unproject(landmarks_px, camera_of(data.cameras()[index], image)))
             found[index] = True
     if not found.all():
-        missed = _rows_of(data, np.flatnonzero(~found))
+        missed = data.take(np.flatnonzero(~found))
         joints_m[~found] = predict_baseline("mean", missed, model, "centre" if crop == "detector" else crop).joints_m
     return Predictions(joints_m, found=found)
-
-
-def _rows_of(data: EvaluationSet, rows: np.ndarray) -> EvaluationSet:
-    """Some of the pictures, without their meshes."""
-    return EvaluationSet(
-        data.name,
-        data.joints_m[rows],
-        data.cameras()[rows],
-        lambda index: data.picture(int(rows[index])),
-        is_left=data.left()[rows],
-        crop=data.crop,
-    )

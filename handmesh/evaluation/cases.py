@@ -12,6 +12,7 @@ from handmesh.errors import UserError
 from handmesh.evaluation.metrics import projected
 from handmesh.evaluation.records import EvaluationSet, Predictions
 from handmesh.geometry.alignment import fit_similarity
+from handmesh.geometry.camera import camera_from_matrix
 from handmesh.geometry.crop import look_at_points, take_crop
 from handmesh.hand_model.meshfile import vertex_normals
 from handmesh.records import Camera
@@ -84,7 +85,7 @@ def draw_case(
     # Where no camera is known there is no picture either, and the crop's camera does not depend on the other's pixels.
     K = np.diag([_NO_FOCAL_PX, _NO_FOCAL_PX, 1.0]) if data.K is None else data.K[index]
     height, width = (round(2 * K[1, 2] + 1), round(2 * K[0, 2] + 1)) if image is None else image.shape[:2]
-    camera = Camera(K[0, 0], K[1, 1], K[0, 2], K[1, 2], max(width, 1), max(height, 1))
+    camera = camera_from_matrix(K, max(width, 1), max(height, 1))
     true_px = projected(true_joints_m[None], K[None])[0]
     crop_camera, R_camera_crop = look_at_points(true_px, camera, size_px)
     if image is None:

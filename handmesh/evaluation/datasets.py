@@ -34,12 +34,12 @@ def open_data(path: Path, reader: Path | None = None, truth_only: bool = False) 
     Raises:
         UserError: nothing that is known, or broken files.
     """
-    if path.is_file() and reader is None:
-        raise UserError(f"expected a folder of labelled pictures, got the file '{path}'; give the folder that holds it")
-    if not path.is_dir() and reader is None:
-        raise UserError(f"expected a folder of labelled pictures, got '{path}', which is none; see docs/benchmark.md for what can be read")
     if reader is not None:
         return _read_by(reader, path)
+    if path.is_file():
+        raise UserError(f"expected a folder of labelled pictures, got the file '{path}'; give the folder that holds it")
+    if not path.is_dir():
+        raise UserError(f"expected a folder of labelled pictures, got '{path}', which is none; see docs/benchmark.md for what can be read")
     if (path / MANIFEST).is_file():
         return read_rendered(path)
     if (path / "evaluation_K.json").is_file() or (path / "evaluation_xyz.json").is_file():

@@ -6,7 +6,6 @@ with pred.json in it is read as well, and so is a file of joints alone, [xyz_lis
 
 from __future__ import annotations
 
-import functools
 import zipfile
 import zlib
 from collections import Counter
@@ -23,7 +22,7 @@ from scipy.optimize import quadratic_assignment
 from handmesh.errors import UserError
 from handmesh.evaluation.metrics import distances
 from handmesh.evaluation.records import EvaluationSet, Predictions
-from handmesh.freihand import parse_numbers, split_lists
+from handmesh.freihand import parse_numbers, split_lists, text_template
 from handmesh.geometry.alignment import procrustes
 from handmesh.hand_model.skinning import mirror_points
 from handmesh.skeleton import FINGERS, JOINTS, MANO_JOINTS, TIPS
@@ -127,7 +126,7 @@ def write_predictions(path: Path, predictions: Predictions, digits: int = _DIGIT
     with replacing(path) as temporary, temporary.open("w", encoding="ascii") as file:
         for number, values in enumerate(lists):
             file.write(", [" if number else "[[")
-            template = _template(values.shape[1:], digits)
+            template = text_template(values.shape[1:], f"%.{digits}f")
             for index, hand in enumerate(values):
                 file.write((", " if index else "") + template % tuple(hand.ravel().tolist()))
             file.write("]")
@@ -137,13 +136,6 @@ def write_predictions(path: Path, predictions: Predictions, digits: int = _DIGIT
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
     ):
         archive.write(path, _MEMBER)
-
-
-@functools.cache
-def _template(shape: tuple[int, ...], digits: int) -> str:
-    if not shape:
-        return f"%.{digits}f"
-    return f"[{', '.join([_template(shape[1:], digits)] * shape[0])}]"
 
 
 # ---- reading

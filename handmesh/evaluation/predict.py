@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from handmesh.detection import HandDetector
 from handmesh.evaluation.records import CropMode, EvaluationSet, Predictions, Tta
 from handmesh.geometry.alignment import procrustes
-from handmesh.geometry.camera import project, weak_perspective_to_translation
+from handmesh.geometry.camera import camera_from_matrix, project, weak_perspective_to_translation
 from handmesh.geometry.crop import crop_to_camera, look_at_box, look_at_points, middle_box, take_crop
 from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import HandModel
@@ -204,8 +204,7 @@ def crop_picture(
 
 def camera_of(K: np.ndarray, image: np.ndarray) -> Camera:
     """The camera of a picture (H, W, 3) with intrinsics (3, 3)."""
-    height, width = image.shape[:2]
-    return Camera(float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]), width, height)
+    return camera_from_matrix(K, image.shape[1], image.shape[0])
 
 
 def place_hands(model: HandModel, params: Sequence[HandParams], crops: Sequence[Crop]) -> np.ndarray:

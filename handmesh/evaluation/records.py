@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -130,25 +130,23 @@ class EvaluationSet:
 
     def every(self, step: int) -> EvaluationSet:
         """Every step-th hand, the first included."""
-        if step == 1:
-            return self
-        rows, image = slice(None, None, step), self.image
+        return self if step == 1 else replace(self.take(np.arange(0, len(self), step)), rate_hz=self.rate_hz / step)
+
+    def take(self, rows: np.ndarray) -> EvaluationSet:
+        """The hands of (M,) indices, M > 0."""
+        image = self.image
 
         def some(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else values[rows]
 
-        return EvaluationSet(
-            self.name,
-            self.joints_m[rows],
-            some(self.K),
-            None if image is None else lambda index: image(index * step),
-            some(self.vertices_m),
-            self.topology,
-            some(self.is_left),
-            self.crop,
-            some(self.sequence),
-            self.rate_hz / step,
-            self.order,
+        return replace(
+            self,
+            joints_m=self.joints_m[rows],
+            K=some(self.K),
+            image=None if image is None else lambda index: image(int(rows[index])),
+            vertices_m=some(self.vertices_m),
+            is_left=some(self.is_left),
+            sequence=some(self.sequence),
         )
 
 

@@ -36,6 +36,11 @@ def camera_from_focal(width: int, height: int, focal_px: float, is_known: bool =
     return Camera(float(focal_px), float(focal_px), (width - 1) / 2, (height - 1) / 2, width, height, is_known=is_known)
 
 
+def camera_from_matrix(K: np.ndarray, width: int, height: int) -> Camera:
+    """The camera of a picture of that size with intrinsics (3, 3), without skew."""
+    return Camera(float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]), width, height)
+
+
 def project(points_m: np.ndarray, camera: Camera) -> np.ndarray:
     """Where a camera sees points.
 

@@ -15,7 +15,6 @@ joined from those at the end, so nothing grows with the set.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import shutil
@@ -28,7 +27,7 @@ import cv2
 import numpy as np
 
 from handmesh.errors import UserError
-from handmesh.freihand import Annotation, Side, read_picture
+from handmesh.freihand import Annotation, Side, read_picture, text_template
 from handmesh.geometry.crop import mirror_picture
 from handmesh.geometry.rotation import mirror_rotvec
 from handmesh.hand_model import HandModel
@@ -89,13 +88,6 @@ def mirror_mano(mano: np.ndarray, width_px: int) -> np.ndarray:
     return np.concatenate([turned, mano[..., 48:58], width_px - 1 - mano[..., 58:59], mano[..., 59:]], axis=-1)
 
 
-@functools.cache
-def _template(shape: tuple[int, ...], digits: int) -> str:
-    if not shape:
-        return f"%.{digits}g"
-    return f"[{', '.join([_template(shape[1:], digits)] * shape[0])}]"
-
-
 def _entry_texts(annotation: Annotation) -> dict[str, str]:
     """One entry of each of FreiHAND's files."""
     values = {
@@ -105,7 +97,7 @@ def _entry_texts(annotation: Annotation) -> dict[str, str]:
         "verts": annotation.verts_m,
         "scale": np.array(annotation.scale_m),
     }
-    return {name: _template(value.shape, _DIGITS[name]) % tuple(value.ravel().tolist()) for name, value in values.items()}
+    return {name: text_template(value.shape, f"%.{_DIGITS[name]}g") % tuple(value.ravel().tolist()) for name, value in values.items()}
 
 
 def _side_text(index: int, kind: str, label: np.ndarray) -> str:

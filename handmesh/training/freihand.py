@@ -17,7 +17,7 @@ import torch
 
 from handmesh.errors import UserError
 from handmesh.freihand import FreiHand, read_picture, split_ids
-from handmesh.geometry.camera import camera_from_fov
+from handmesh.geometry.camera import camera_from_fov, camera_from_matrix
 from handmesh.geometry.crop import CROP_PADDING, FIXED_SHARE, look_at_box, middle_box, mirror_picture, take_crop
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.mano_params import FreiHandParams, freihand_points, freihand_to_params
@@ -283,7 +283,7 @@ def _crop_pictures(
 
     hands, numbers = folder.hands, ids % folder.pictures.count
     K, xyz_m = hands.K[numbers], hands.xyz_m[numbers]
-    cameras = [_camera(k, int(width), int(height)) for k, width, height in zip(K, widths, heights, strict=True)]
+    cameras = [camera_from_matrix(k, int(width), int(height)) for k, width, height in zip(K, widths, heights, strict=True)]
     if crop == "keypoints":
         R_camera_crop, focal_px = look_at(xyz_m, size_px)
     else:
@@ -338,10 +338,6 @@ def _is_inside(pixels: np.ndarray, width: int | np.ndarray, height: int | np.nda
     """(...) bool for (..., 2): within the picture's edges, half a pixel beyond its outer pixels' centres."""
     x, y = pixels[..., 0], pixels[..., 1]
     return (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
-
-
-def _camera(K: np.ndarray, width: int, height: int) -> Camera:
-    return Camera(float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]), width, height)
 
 
 # Files
