@@ -1,9 +1,10 @@
-"""A picture in, hands out: detector, virtual-camera crops, network, mesh; the last three twice."""
+"""A picture in, hands out: detector, virtual-camera crops, network, mesh; in videos the detector only now and then."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +25,9 @@ from handmesh.tracking import Track, Tracker
 
 _log = logging.getLogger("handmesh")
 
+# Where frames are not live, an answer is taken in so many frames after it was asked for, ready or not: the same video, the same hands.
+_ANSWER_AFTER_FRAMES = 4
+
 
 class HandMeshEstimator:
     """Finds hands and gives each one's mesh in the picture's camera.
@@ -37,14 +41,16 @@ class HandMeshEstimator:
         model: an exported network (.onnx); None for the embedded one.
         hand_model: "open", "mano", the path of an npz, or a `HandModel`; must be the one the network was trained with.
         runtime: "openvino" or "onnxruntime".
-        precision: "f32" or, with OpenVINO, "bf16".
+        precision: "f32" or, with OpenVINO, "bf16"; None for what the network's file says.
         max_hands: how many hands are looked for.
         camera: the camera of all pictures; None assumes `ASSUMED_FOV_DEG` and says so once.
         threads: of the network; 0 lets the runtime choose.
+        is_live: frames given to `track` come from a camera: they never wait for the detector. Without it they do where that makes the
+            same video give the same hands every time.
 
     Attributes:
         hand_model: the `HandModel` that is posed; its `faces` make `Hand.vertices_m` a mesh.
-        times: seconds spent in the stages detect, crop, network and mesh.
+        times: seconds spent in the stages detect (a thread of its own), crop, network and mesh.
     """
 
     def __init__(
@@ -53,18 +59,24 @@ class HandMeshEstimator:
         hand_model: str | Path | HandModel = "open",
         *,
         runtime: Runtime = "openvino",
-        precision: Precision = "f32",
+        precision: Precision | None = "f32",
         max_hands: int = 2,
         camera: Camera | None = None,
         threads: int = 0,
+        is_live: bool = False,
     ) -> None:
         self.hand_model = hand_model if isinstance(hand_model, HandModel) else load_hand_model(hand_model)
         self.times = StageTimes()
         self._predictor = Predictor(model, self.hand_model.id, runtime, precision, threads)
         self._max_hands = max_hands
         self._camera = camera
-        self._detectors: dict[bool, HandDetector] = {}  # by is_video
-        self._tracker = Tracker()
+        self._is_live = is_live
+        self._detector: HandDetector | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="handmesh detector")
+        self._answer: Future[list[Detection]] | None = None
+        self._asked_s: float | None = None
+        self._frames_since_asked = 0
+        self._tracker = Tracker(max_hands)
 
     def __call__(self, image_rgb: np.ndarray, camera: Camera | None = None, detections: Sequence[Detection] | None = None) -> list[Hand]:
         """The hands of one picture, from left to right.
@@ -75,16 +87,20 @@ class HandMeshEstimator:
             detections: hands found by other means; None runs the detector.
         """
         _check_image(image_rgb)
-        with self.times.stage("detect"):
-            if detections is None:
-                detections = self._detector(is_video=False)(image_rgb)
+        if detections is None:
+            detections = self._thread.submit(self._detect, image_rgb).result()
         detections = sorted(detections, key=lambda detection: detection.box_px[0] + detection.box_px[2])
+        camera = self._camera_for(image_rgb, camera)
         # A tracker of its own: nothing is carried from one picture to the next.
-        tracker = Tracker()
-        return self._hands(image_rgb, self._camera_for(image_rgb, camera), tracker, tracker.update(detections, 0.0))
+        tracks = Tracker().update(detections, 0.0)
+        hands = self._look(image_rgb, camera, tracks, [track.points_px for track in tracks])
+        return self._look_again(image_rgb, camera, tracks, hands)
 
     def track(self, image_rgb: np.ndarray, time_s: float, camera: Camera | None = None) -> list[Hand]:
-        """The hands of the next frame of a video.
+        """The hands of the next frame of a video, from left to right.
+
+        Each crop looks where the hand's mesh was in the frame before. The detector, in a thread of its own, is asked at the start, when a
+        hand is lost (which the network's presence says), and now and then to find others and to check on those that are followed.
 
         Args:
             image_rgb: (H, W, 3) uint8, RGB, upright.
@@ -92,25 +108,37 @@ class HandMeshEstimator:
             camera: of this frame; None for the estimator's.
         """
         _check_image(image_rgb)
-        with self.times.stage("detect"):
-            detections = self._detector(is_video=True)(image_rgb, time_s)
-        tracks = self._tracker.update(detections, time_s)
-        return self._hands(image_rgb, self._camera_for(image_rgb, camera), self._tracker, tracks)
+        camera = self._camera_for(image_rgb, camera)
+        self._consult_detector(image_rgb, time_s)
+        tracks = self._tracker.in_view
+        hands = self._look(image_rgb, camera, tracks, [track.points_px for track in tracks])
+        new = [index for index, track in enumerate(tracks) if track.keypoints_px is None]
+        again = self._look_again(image_rgb, camera, [tracks[index] for index in new], [hands[index] for index in new])
+        for index, hand in zip(new, again, strict=True):
+            hands[index] = hand
+        seen = [hand for track, hand in zip(tracks, hands, strict=True) if self._tracker.follow(track, hand, time_s)]
+        self._tracker.drop_twins()
+        kept = {track.id for track in self._tracker.in_view}
+        return sorted((hand for hand in seen if hand.track_id in kept), key=_middle_x)
 
-    def prepare(self, is_video: bool) -> None:
-        """Load the detector now rather than with the first picture (or, with `is_video`, frame)."""
-        self._detector(is_video)
+    def prepare(self) -> None:
+        """Load the detector and the network now rather than with the first picture."""
+        loading = self._thread.submit(self._load_detector)
+        self._predictor(np.zeros((1, *[self._predictor.info.input_size_px] * 2, 3), np.uint8))
+        loading.result()
 
     def reset(self) -> None:
         """Forget the video so far: the next `track` starts another one."""
-        self._tracker = Tracker()
-        if detector := self._detectors.pop(True, None):
-            detector.close()
+        if self._answer is not None:
+            self._answer.result()
+        self._tracker, self._answer, self._asked_s, self._frames_since_asked = Tracker(self._max_hands), None, None, 0
 
     def close(self) -> None:
-        """Give the detectors' threads back."""
-        while self._detectors:
-            self._detectors.popitem()[1].close()
+        """Give the detector's threads back; the estimator cannot be called again."""
+        self._thread.shutdown()
+        if self._detector is not None:
+            self._detector.close()
+            self._detector = None
 
     def __enter__(self) -> HandMeshEstimator:
         return self
@@ -118,10 +146,10 @@ class HandMeshEstimator:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _detector(self, is_video: bool) -> HandDetector:
-        if is_video not in self._detectors:
-            self._detectors[is_video] = HandDetector(max_hands=self._max_hands, is_video=is_video)
-        return self._detectors[is_video]
+    def _load_detector(self) -> HandDetector:
+        if self._detector is None:
+            self._detector = HandDetector(max_hands=self._max_hands)
+        return self._detector
 
     def _camera_for(self, image_rgb: np.ndarray, camera: Camera | None) -> Camera:
         height, width = image_rgb.shape[:2]
@@ -139,20 +167,40 @@ class HandMeshEstimator:
             )
         return camera_from_fov(width, height, ASSUMED_FOV_DEG, is_known=False)
 
-    def _hands(self, image_rgb: np.ndarray, camera: Camera, tracker: Tracker, tracks: Sequence[Track]) -> list[Hand]:
-        if not tracks:
-            return []
-        hands = self._look(image_rgb, camera, tracks, [track.detection.landmarks_px for track in tracks])
-        # A second look, half way between the detector's landmarks and what the network saw: the detector's differ by
-        # pixels between a picture and its mirror image, and the answer should not.
-        points_px = [_half_way(track.detection, hand) for track, hand in zip(tracks, hands, strict=True)]
-        hands = self._look(image_rgb, camera, tracks, points_px)
-        for track, hand in zip(tracks, hands, strict=True):
-            tracker.vote(track, hand.params)
-        return hands
+    def _consult_detector(self, image_rgb: np.ndarray, time_s: float) -> None:
+        """Take in the detector's answer if it is due, and ask about this frame if that is needed."""
+        self._frames_since_asked += 1
+        if self._answer is not None:
+            has_hands = bool(self._tracker.in_view)
+            is_due = self._answer.done() if self._is_live else (not has_hands or self._frames_since_asked >= _ANSWER_AFTER_FRAMES)
+            if is_due:
+                self._tracker.update(self._answer.result(), time_s)
+                self._answer = None
+        if self._answer is None and self._tracker.wants_detector(time_s, self._asked_s):
+            self._asked_s, self._frames_since_asked = time_s, 0
+            waits = not self._is_live and not self._tracker.in_view
+            # The caller may draw on the picture while the detector still looks at it.
+            self._answer = self._thread.submit(self._detect, image_rgb if waits else image_rgb.copy())
+            if waits:
+                self._tracker.update(self._answer.result(), time_s)
+                self._answer = None
+
+    def _detect(self, image_rgb: np.ndarray) -> list[Detection]:
+        detector = self._load_detector()
+        with self.times.stage("detect"):
+            return detector(image_rgb)
+
+    def _look_again(self, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track], hands: Sequence[Hand]) -> list[Hand]:
+        """A second look at hands that the detector has just found, half way between its landmarks and what the network saw.
+
+        The detector's landmarks differ by pixels between a picture and its mirror image, and the answer should not.
+        """
+        return self._look(image_rgb, camera, tracks, [_half_way(track.detection, hand) for track, hand in zip(tracks, hands, strict=True)])
 
     def _look(self, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track], points_px: Sequence[np.ndarray | None]) -> list[Hand]:
         """Crop around points (or the detection's box), predict all crops together, and pose the model."""
+        if not tracks:
+            return []
         size = self._predictor.info.input_size_px
         with self.times.stage("crop"):
             crops = [
@@ -175,6 +223,10 @@ def _half_way(detection: Detection, hand: Hand) -> np.ndarray:
     return hand.keypoints_px if detection.landmarks_px is None else (detection.landmarks_px + hand.keypoints_px) / 2
 
 
+def _middle_x(hand: Hand) -> float:
+    return float(hand.box_px[0] + hand.box_px[2])
+
+
 def place_hand(model: HandModel, params: HandParams, crop: Crop, camera: Camera, track: Track) -> Hand:
     """Pose the model and bring it from the crop into the picture's camera.
 
@@ -195,7 +247,7 @@ def place_hand(model: HandModel, params: HandParams, crop: Crop, camera: Camera,
         keypoints_px=project(joints_m, camera),
         T_camera_wrist=T_camera_wrist,
         params=params,
-        box_px=np.asarray(track.detection.box_px, dtype=np.float64),
+        box_px=track.box_px,
         score=track.detection.score * params.presence,
         is_right=not crop.is_mirrored,
         track_id=track.id,

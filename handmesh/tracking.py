@@ -1,4 +1,4 @@
-"""Whose hand is whose from frame to frame, and which side each one is."""
+"""Whose hand is whose from frame to frame, which side each one is, where the next crop looks, and when a hand is lost."""
 
 from __future__ import annotations
 
@@ -7,14 +7,29 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from handmesh.records import Detection, HandParams
+from handmesh.records import Detection, Hand
 
-# A track survives this long without a detection.
+# A lost hand that comes back within this time gets its old identity.
 _PATIENCE_S = 0.5
-# How much of the evidence for a side is kept from frame to frame.
+# How much of the evidence for a side is kept from detection to detection.
 _MEMORY = 0.9
-# The network's vote on the side counts this much of the detector's.
-_NETWORK_VOTE = 0.5
+# Votes on the side. The detector is right more often but asked rarely: in a second of frames the network says a little less than it.
+_DETECTOR_VOTE = 2.0
+_NETWORK_VOTE = 0.05
+# Less evidence than this is no certainty.
+_SURE_OF_SIDE = 1.0
+# The network must doubt a hand in so many frames in a row before it is lost, or be this sure in one.
+_DOUBTS = 3
+_SURELY_ABSENT = 0.05
+# How often the detector looks while all hands are followed, and while one may be missing or is not confirmed.
+_CHECK_EVERY_S = 1.0
+_SEARCH_EVERY_S = 0.5
+# A hand that only the network sees is no longer believed after this time.
+_UNCONFIRMED_S = 2.0
+# The crop starts anew from the detector's landmarks where what is followed lies farther from them, in sides of the box.
+_ASTRAY = 0.35
+# Two followed hands are one where their keypoints lie this close, in sides of the box.
+_SAME_HAND = 0.2
 
 
 @dataclass(frozen=True)
@@ -24,41 +39,71 @@ class Track:
     Attributes:
         id: stays with the hand.
         detection: the newest.
-        seen_s: when it was detected last.
+        seen_s: when the hand was in view last.
         right_evidence: summed votes; positive for a right hand.
+        confirmed_s: when the detector saw it last.
+        keypoints_px: (21, 2) where the network saw it last; None when only the detector has.
+        doubts: frames in a row in which the network saw no hand.
+        is_lost: out of view; remembered for a while.
     """
 
     id: int
     detection: Detection
     seen_s: float
     right_evidence: float
+    confirmed_s: float = 0.0
+    keypoints_px: np.ndarray | None = None
+    doubts: int = 0
+    is_lost: bool = False
 
     @property
     def is_right(self) -> bool:
         """The current belief, by which crops are mirrored."""
         return self.right_evidence >= 0
 
+    @property
+    def points_px(self) -> np.ndarray | None:
+        """(21, 2) what the next crop is made around; None where only the detection's box is known."""
+        return self.detection.landmarks_px if self.keypoints_px is None else self.keypoints_px
+
+    @property
+    def box_px(self) -> np.ndarray:
+        """(4,) x0, y0, x1, y1 around where the hand was last."""
+        if self.keypoints_px is None:
+            return np.asarray(self.detection.box_px, dtype=np.float64)
+        return np.concatenate([self.keypoints_px.min(axis=0), self.keypoints_px.max(axis=0)])
+
 
 class Tracker:
-    """Gives detections their identities: the nearest pair first, never farther apart than a hand's own size."""
+    """Follows hands by what the network saw, and takes in what the detector finds.
 
-    def __init__(self) -> None:
+    Args:
+        max_hands: most hands in view; None for any number.
+    """
+
+    def __init__(self, max_hands: int | None = None) -> None:
         self._tracks: dict[int, Track] = {}
         self._next_id = 0
+        self._max_hands = max_hands
+
+    @property
+    def in_view(self) -> list[Track]:
+        """The hands to look at in this frame."""
+        return [track for track in self._tracks.values() if not track.is_lost]
 
     def update(self, detections: Sequence[Detection], time_s: float) -> list[Track]:
-        """Assign the detections of one frame.
+        """Take in what the detector found: the nearest pair first, never farther apart than a hand's own size.
 
         Args:
-            detections: of this frame.
+            detections: of one frame.
             time_s: its time; not before that of the last call.
 
         Returns:
-            One track for each detection, in the same order.
+            One track for each detection, in the same order; all are in view, unless there are more than `max_hands`.
         """
-        alive = {key: track for key, track in self._tracks.items() if time_s - track.seen_s <= _PATIENCE_S}
+        alive = {key: track for key, track in self._tracks.items() if not track.is_lost or time_s - track.seen_s <= _PATIENCE_S}
         pairs = sorted(
-            (_distance(track.detection, detection), key, index)
+            (_distance(track.box_px, detection.box_px), key, index)
             for key, track in alive.items()
             for index, detection in enumerate(detections)
         )
@@ -68,30 +113,110 @@ class Tracker:
                 owner[index] = key
         tracks = []
         for index, detection in enumerate(detections):
-            vote = detection.score if detection.is_right else -detection.score
+            vote = _DETECTOR_VOTE * (detection.score if detection.is_right else -detection.score)
             if index in owner:
-                old = alive[owner[index]]
-                track = replace(old, detection=detection, seen_s=time_s, right_evidence=_MEMORY * old.right_evidence + vote)
+                track = _confirm(alive[owner[index]], detection, time_s, vote)
             else:
-                track = Track(self._next_id, detection, time_s, vote)
+                track = Track(self._next_id, detection, time_s, vote, time_s)
                 self._next_id += 1
             tracks.append(track)
         self._tracks = alive | {track.id: track for track in tracks}
+        self._forget(time_s)
         return tracks
 
-    def vote(self, track: Track, params: HandParams) -> None:
+    def follow(self, track: Track, hand: Hand, time_s: float) -> bool:
+        """Note what the network saw in a frame.
+
+        Args:
+            track: whose crop it was.
+            hand: what was in it. `hand.params.right_logit` says whether the crop, mirrored by the track's belief, looked like a right
+                hand; `hand.params.presence` whether there was a hand.
+            time_s: of the frame.
+
+        Returns:
+            False when the hand is lost.
+        """
+        self.vote(track, hand.params.right_logit)
+        newest = self._tracks[track.id]
+        presence = hand.params.presence
+        if presence >= 0.5:
+            self._tracks[track.id] = replace(newest, keypoints_px=hand.keypoints_px, seen_s=time_s, doubts=0)
+            return True
+        # The crop stays where the hand was: what is seen in a crop without a hand leads nowhere.
+        doubts = newest.doubts + 1
+        is_lost = doubts >= _DOUBTS or presence < _SURELY_ABSENT
+        self._tracks[track.id] = replace(newest, doubts=doubts, is_lost=is_lost)
+        return not is_lost
+
+    def vote(self, track: Track, right_logit: float) -> None:
         """Let the network say whether the crop, mirrored by the track's belief, looked like a right hand."""
-        looks_as_believed = np.tanh(params.right_logit / 2)
-        vote = _NETWORK_VOTE * float(looks_as_believed) * (1 if track.is_right else -1)
+        vote = _NETWORK_VOTE * float(np.tanh(right_logit / 2)) * (1 if track.is_right else -1)
         newest = self._tracks[track.id]
         self._tracks[track.id] = replace(newest, right_evidence=newest.right_evidence + vote)
 
+    def drop_twins(self) -> None:
+        """Keep the older of two tracks that have come to follow the same hand."""
+        kept: list[Track] = []
+        for track in sorted(self.in_view, key=lambda track: track.id):
+            if any(_is_same_hand(track, other) for other in kept):
+                del self._tracks[track.id]
+            else:
+                kept.append(track)
 
-def _distance(a: Detection, b: Detection) -> float:
+    def wants_detector(self, time_s: float, asked_s: float | None) -> bool:
+        """Whether the detector should look at this frame: at the start, when a hand is lost, and now and then.
+
+        Args:
+            time_s: of the frame.
+            asked_s: when it was asked last; None for never.
+        """
+        hands = self.in_view
+        if not hands or asked_s is None:
+            return True
+        is_complete = self._max_hands is not None and len(hands) >= self._max_hands
+        is_confirmed = all(track.confirmed_s >= asked_s and abs(track.right_evidence) >= _SURE_OF_SIDE for track in hands)
+        return time_s - asked_s >= (_CHECK_EVERY_S if is_complete and is_confirmed else _SEARCH_EVERY_S)
+
+    def _forget(self, time_s: float) -> None:
+        """Lose hands that the detector has not confirmed for long, and those beyond `max_hands`, the least confirmed first."""
+        hands = sorted(self.in_view, key=lambda track: -track.confirmed_s)
+        most = len(hands) if self._max_hands is None else self._max_hands
+        for rank, track in enumerate(hands):
+            if rank >= most or time_s - track.confirmed_s > _UNCONFIRMED_S:
+                self._tracks[track.id] = replace(track, is_lost=True)
+
+
+def _confirm(track: Track, detection: Detection, time_s: float, vote: float) -> Track:
+    """The track after the detector saw its hand."""
+    keypoints_px = None if track.is_lost else track.keypoints_px
+    if keypoints_px is not None and detection.landmarks_px is not None:
+        distance_px = np.linalg.norm(keypoints_px - detection.landmarks_px, axis=1).mean()
+        if distance_px > _ASTRAY * _side_px(detection.box_px):
+            keypoints_px = None
+    return replace(
+        track,
+        detection=detection,
+        seen_s=time_s,
+        right_evidence=_MEMORY * track.right_evidence + vote,
+        confirmed_s=time_s,
+        keypoints_px=keypoints_px,
+        doubts=0,
+        is_lost=False,
+    )
+
+
+def _is_same_hand(a: Track, b: Track) -> bool:
+    if a.keypoints_px is None or b.keypoints_px is None:
+        return False
+    distance_px = np.linalg.norm(a.keypoints_px - b.keypoints_px, axis=1).mean()
+    return bool(distance_px < _SAME_HAND * max(_side_px(a.box_px), _side_px(b.box_px)))
+
+
+def _side_px(box_px: np.ndarray) -> float:
+    return float((box_px[2:] - box_px[:2]).max())
+
+
+def _distance(a_px: np.ndarray, b_px: np.ndarray) -> float:
     """Distance of two boxes' middles over the larger of their sides: 1 is about a hand's length."""
-
-    def middle(detection: Detection) -> np.ndarray:
-        return (detection.box_px[:2] + detection.box_px[2:]) / 2
-
-    sides = np.concatenate([a.box_px[2:] - a.box_px[:2], b.box_px[2:] - b.box_px[:2]])
-    return float(np.linalg.norm(middle(a) - middle(b)) / max(sides.max(), 1e-6))
+    middles = [(box_px[:2] + box_px[2:]) / 2 for box_px in (a_px, b_px)]
+    return float(np.linalg.norm(middles[0] - middles[1]) / max(_side_px(a_px), _side_px(b_px), 1e-6))

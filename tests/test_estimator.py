@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from handmesh import Camera, HandMeshEstimator
+from handmesh.detection import HandDetector
 from handmesh.errors import UserError
 from handmesh.geometry.camera import camera_from_fov, project
 from handmesh.geometry.crop import mirror_picture, resize_camera
@@ -38,6 +40,22 @@ def camera(image_rgb) -> Camera:
 def estimator():
     with HandMeshEstimator() as estimator:
         yield estimator
+
+
+@pytest.fixture(scope="module")
+def detector():
+    detector = HandDetector()
+    yield detector
+    detector.close()
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[np.ndarray]:
+    """A second of the clip, both hands in view."""
+    video = cv2.VideoCapture(str(ASSETS / "demo_clip.mp4"))
+    for _ in range(FRAME):
+        video.grab()
+    return [cv2.cvtColor(video.read()[1], cv2.COLOR_BGR2RGB) for _ in range(30)]
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +103,8 @@ def test_faces_look_outwards(hands, estimator):
         assert np.einsum("fi,fi->f", a, np.cross(b, c)).sum() > 0
 
 
-def test_the_mirrored_picture_gives_mirrored_hands(estimator, image_rgb, camera):
-    detections = estimator._detector(is_video=False)(image_rgb)
+def test_the_mirrored_picture_gives_mirrored_hands(estimator, detector, image_rgb, camera):
+    detections = detector(image_rgb)
     plain = estimator(image_rgb, camera, detections)
     width = image_rgb.shape[1]
     mirrored = estimator(mirror_picture(image_rgb), camera, [_mirrored(detection, width) for detection in detections])[::-1]
@@ -98,11 +116,11 @@ def test_the_mirrored_picture_gives_mirrored_hands(estimator, image_rgb, camera)
         assert other.T_camera_wrist[:3, :3] * [[1, -1, -1], [-1, 1, 1], [-1, 1, 1]] == pytest.approx(one.T_camera_wrist[:3, :3], abs=3e-3)
 
 
-def test_stretched_pictures_with_their_camera_give_the_same_hands(estimator, image_rgb, camera):
+def test_stretched_pictures_with_their_camera_give_the_same_hands(estimator, detector, image_rgb, camera):
     """fx != fy: a picture squeezed in height, whose camera says so, shows the same hands at the same places."""
     height, width = image_rgb.shape[:2]
     squeezed = cv2.resize(image_rgb, (width, height * 3 // 4), interpolation=cv2.INTER_AREA)
-    detections = estimator._detector(is_video=False)(image_rgb)
+    detections = detector(image_rgb)
     scale = np.array([1, 0.75])
     moved = [
         replace(d, landmarks_px=(p := (d.landmarks_px + 0.5) * scale - 0.5), box_px=np.concatenate([p.min(0), p.max(0)]))
@@ -128,13 +146,114 @@ def test_no_hand_no_mesh(estimator, camera, image_rgb):
     assert estimator(np.full_like(image_rgb, 128), camera) == []
 
 
-def test_a_video_keeps_identities(image_rgb, camera):
+def _track_all(estimator, frames, camera, start_s=0.0):
+    return [estimator.track(frame, start_s + index / 30, camera) for index, frame in enumerate(frames)]
+
+
+def test_a_video_keeps_identities_and_asks_the_detector_now_and_then(frames, camera):
     with HandMeshEstimator(camera=camera) as estimator:
-        first, second = (estimator.track(image_rgb, time_s) for time_s in (0.0, 0.04))
-        assert {hand.track_id for hand in first} == {hand.track_id for hand in second} and len(first) == 2
+        all_hands = _track_all(estimator, frames, camera)
+        assert {tuple(hand.track_id for hand in hands) for hands in all_hands} == {(all_hands[0][0].track_id, all_hands[0][1].track_id)}
+        calls = {name: count for name, count, *_ in estimator.times.table()}
+        assert set(calls) == {"detect", "crop", "network", "mesh"}
+        # The first frame is looked at twice; after that a hand is where its mesh was.
+        assert 1 <= calls["detect"] <= 3 and calls["network"] == calls["crop"] == len(frames) + 1
         estimator.reset()
-        assert len(estimator.track(image_rgb, 0.0)) == 2
-        assert set(estimator.times.names) == {"detect", "crop", "network", "mesh"}
+        assert len(estimator.track(frames[0], 0.0)) == 2
+
+
+def test_following_meshes_is_as_good_as_finding_hands_in_every_frame(frames, camera):
+    with HandMeshEstimator(camera=camera) as estimator:
+        followed = _track_all(estimator, frames, camera)
+        for hands, frame in zip(followed, frames, strict=True):
+            for one, other in zip(hands, estimator(frame, camera), strict=True):
+                side = (one.box_px[2:] - one.box_px[:2]).max()
+                assert one.is_right == other.is_right
+                assert np.linalg.norm(one.keypoints_px - other.keypoints_px, axis=1).mean() < 0.06 * side
+
+
+def test_the_same_video_gives_the_same_hands(frames, camera):
+    runs = []
+    for _ in range(2):
+        with HandMeshEstimator(camera=camera) as estimator:
+            runs.append(_track_all(estimator, frames[:20], camera))
+    for one, other in zip(*runs, strict=True):
+        assert [hand.track_id for hand in one] == [hand.track_id for hand in other]
+        assert all((a.vertices_m == b.vertices_m).all() for a, b in zip(one, other, strict=True))
+
+
+def test_two_hands_are_one_batch(frames, camera, monkeypatch):
+    with HandMeshEstimator(camera=camera) as estimator:
+        sizes = []
+        predictor = estimator._predictor
+        monkeypatch.setattr(estimator, "_predictor", _Spy(predictor, lambda crops: sizes.append(len(crops))))
+        _track_all(estimator, frames[:4], camera)
+        assert sizes == [2] * 5
+
+
+class _Spy:
+    def __init__(self, predictor, look):
+        self.info, self._predictor, self._look = predictor.info, predictor, look
+
+    def __call__(self, crops):
+        self._look(crops)
+        return self._predictor(crops)
+
+
+def test_hands_that_leave_are_lost_and_found_again(frames, camera):
+    empty = np.full_like(frames[0], 128)
+    with HandMeshEstimator(camera=camera) as estimator:
+        assert len(_track_all(estimator, frames[:3], camera)[-1]) == 2
+        assert _track_all(estimator, [empty] * 6, camera, 0.1)[-1] == []
+        assert len(_track_all(estimator, frames[3:5], camera, 0.3)[-1]) == 2
+
+
+def test_a_camera_never_waits_for_the_detector(frames, camera, detector, monkeypatch):
+    """A detector that does not answer until it may: frames go by, without hands; then the hands are followed from where it saw them."""
+    may_answer = threading.Event()
+
+    class Slow:
+        def __init__(self, **_):
+            pass
+
+        def __call__(self, image_rgb):
+            assert may_answer.wait(60)
+            return detector(image_rgb)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("handmesh.estimator.HandDetector", Slow)
+    with HandMeshEstimator(camera=camera, is_live=True) as estimator:
+        assert _track_all(estimator, frames[:3], camera) == [[], [], []]
+        may_answer.set()
+        assert estimator._answer is not None
+        estimator._answer.result()
+        assert len(estimator.track(frames[3], 0.1, camera)) == 2
+
+
+def test_the_caller_may_draw_on_its_picture_while_the_detector_looks(frames, camera, detector, monkeypatch):
+    seen, may_look = [], threading.Event()
+
+    class Slow:
+        def __init__(self, **_):
+            pass
+
+        def __call__(self, image_rgb):
+            assert may_look.wait(60)
+            seen.append(image_rgb.copy())
+            return []
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("handmesh.estimator.HandDetector", Slow)
+    with HandMeshEstimator(camera=camera, is_live=True) as estimator:
+        mine = frames[0].copy()
+        estimator.track(mine, 0.0, camera)
+        mine[:] = 0
+        may_look.set()
+    assert (seen[0] == frames[0]).all()
 
 
 def test_an_assumed_focal_is_said_once(image_rgb, caplog):

@@ -256,14 +256,28 @@ def test_a_crop_is_what_the_virtual_camera_would_have_seen(name: str, size: int,
     assert mean_difference(crop.image, photograph(crop.camera, cycles, crop.R_camera_crop.T, shift_px=0.5)) > 4
 
 
-def test_a_crop_that_shrinks_the_picture_first_keeps_the_half_pixel() -> None:
-    camera = replace(camera_from_focal(1800, 1700, 1500.0), fy=1400.0, cx=930.0)
-    cycles = 1500.0 / 40
-    crop = crop_box(np.array([400.0, 350.0, 1400.0, 1350.0]), photograph(camera, cycles), camera, 700)
-    # Denser sampling would exceed 1024 samples a side here, so the picture itself is made smaller.
-    assert camera.fx / crop.camera.fx > 2
-    assert mean_difference(crop.image, photograph(crop.camera, cycles, crop.R_camera_crop.T)) < 1
-    assert mean_difference(crop.image, photograph(crop.camera, cycles, crop.R_camera_crop.T, shift_px=0.5)) > 3
+@pytest.mark.parametrize("distortion", [(), (-0.1, 0.02, 0.0, 0.0)])
+@pytest.mark.parametrize("size", [340, 175, 88, 44])
+def test_a_crop_that_shrinks_the_picture_first_keeps_the_half_pixel(size: int, distortion: tuple[float, ...]) -> None:
+    # Sides that no power of two divides, and a box that reaches beyond two edges.
+    camera = replace(camera_from_focal(1803, 1701, 1500.0), fy=1400.0, cx=930.0, distortion=distortion)
+    box_px = np.array([900.0, 800.0, 1900.0, 1790.0])
+    _, R_camera_crop = look_at_box(box_px, camera, size)
+    shown = crop_box(box_px, np.full((1701, 1803, 3), 255, np.uint8), camera, size)
+    shrink = camera.fx / shown.camera.fx
+    assert shrink > 4
+    cycles = camera.fx / (16 * shrink)
+    crop = crop_box(box_px, photograph(camera, cycles), camera, size)
+    # Pixels that the picture fills, away from its edge.
+    inner = cv2.erode((shown.image[..., 0] == 255).astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=0) > 0
+    assert 0.3 < inner.mean() < 0.9
+
+    def difference(shift_px: float) -> float:
+        expected = photograph(crop.camera, cycles, R_camera_crop.T, shift_px)
+        return float(np.abs(crop.image[inner].astype(float) - expected[inner]).mean())
+
+    assert difference(0.0) < 1.5
+    assert difference(0.5) > 3
 
 
 @pytest.mark.parametrize("turn_deg", [-30.0, 30.0])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from types import SimpleNamespace
 
 import cv2
@@ -200,6 +201,33 @@ def test_the_estimator_gets_times_in_streams_and_the_camera_of_each_picture(tmp_
     pictures = _Estimator(model)
     _run(_Source(length=2, is_stream=False), pictures, tmp_path)
     assert [time_s for _, time_s, _ in pictures.seen] == [None, None]
+
+
+class _Slow(_Estimator):
+    def track(self, image_rgb, time_s, camera=None):
+        time.sleep(0.01)
+        return super().track(image_rgb, time_s, camera)
+
+
+def test_files_keep_every_frame_and_cameras_the_newest(tmp_path, model):
+    seen = {}
+    for is_live in (False, True):
+        source, output = _Source(length=12), tmp_path / str(is_live)
+        source.is_live = is_live
+        output.mkdir()
+        report = _run(source, _Slow(model), output, ("json",))
+        seen[is_live] = [json.loads(line)["frame"] for line in (output / "hands.jsonl").read_text().splitlines()]
+        assert report.frames == len(seen[is_live])
+    assert seen[False] == list(range(12))
+    # All came while the first was looked at; of those, the newest is looked at next.
+    assert seen[True][-1] == 11 and len(seen[True]) < 6 and seen[True] == sorted(set(seen[True]))
+
+
+def test_the_loop_says_how_old_its_hands_are(tmp_path, model):
+    report = _run(_Source(length=5), _Slow(model), tmp_path, ("overlay",))
+    rows = {name: (calls, median_ms) for name, calls, median_ms, *_ in report.latency.table()}
+    assert set(rows) == {"mesh", "overlay"} and {calls for calls, _ in rows.values()} == {5}
+    assert 10 <= rows["mesh"][1] <= rows["overlay"][1] < 10_000
 
 
 def test_mirror_turns_what_is_shown_and_nothing_else(tmp_path, model):

@@ -1,22 +1,29 @@
-"""Identities and sides over time."""
+"""Identities, sides, what is lost and when the detector is asked."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from handmesh.records import Detection, HandParams
-from handmesh.tracking import Tracker
+from handmesh.records import Detection, Hand, HandParams
+from handmesh.tracking import Track, Tracker
 
 _NO_ROTATION = np.tile(np.eye(3), (16, 1, 1))
+_UNIT_POINTS = np.random.default_rng(0).uniform(size=(21, 2))
+_UNIT_POINTS[:2] = (0, 0), (1, 1)
+FRAME_S = 1 / 30
 
 
-def _at(x: float, y: float = 200.0, is_right: bool = True, score: float = 0.9, side: float = 100.0) -> Detection:
-    return Detection(np.array([x, y, x + side, y + side]), is_right, score)
+def _at(x: float, y: float = 200.0, is_right: bool = True, score: float = 0.9, side: float = 100.0, landmarks: bool = False) -> Detection:
+    points_px = (x, y) + side * _UNIT_POINTS
+    return Detection(np.array([x, y, x + side, y + side]), is_right, score, points_px if landmarks else None)
 
 
-def _says(right_logit: float) -> HandParams:
-    return HandParams(_NO_ROTATION, np.zeros(10), np.array([7.0, 0, 0]), 0.9, right_logit)
+def _hand(track: Track, x: float, right_logit: float = 4.0, presence: float = 0.9, y: float = 200.0) -> Hand:
+    """What a network might have seen in a track's crop."""
+    params = HandParams(_NO_ROTATION, np.zeros(10), np.array([7.0, 0, 0]), presence, right_logit)
+    keypoints_px = (x, y) + 100 * _UNIT_POINTS
+    return Hand(np.zeros((3, 3)), np.zeros((21, 3)), keypoints_px, np.eye(4), params, track.box_px, 0.9, track.is_right, track.id)
 
 
 def test_a_moving_hand_keeps_its_id():
@@ -28,14 +35,14 @@ def test_a_moving_hand_keeps_its_id():
 def test_ids_follow_hands_whatever_their_order():
     tracker = Tracker()
     left, right = tracker.update([_at(0), _at(400)], 0.0)
-    swapped = tracker.update([_at(405), _at(8)], 1 / 30)
+    swapped = tracker.update([_at(405), _at(8)], FRAME_S)
     assert [track.id for track in swapped] == [right.id, left.id]
 
 
 def test_one_track_never_owns_two_hands():
     tracker = Tracker()
     tracker.update([_at(100)], 0.0)
-    tracks = tracker.update([_at(95), _at(112)], 1 / 30)
+    tracks = tracker.update([_at(95), _at(112)], FRAME_S)
     assert len({track.id for track in tracks}) == 2
     assert tracks[0].id == 0  # the nearer one
 
@@ -43,7 +50,7 @@ def test_one_track_never_owns_two_hands():
 def test_a_far_hand_is_a_new_one():
     tracker = Tracker()
     (first,) = tracker.update([_at(0)], 0.0)
-    (other,) = tracker.update([_at(500)], 1 / 30)
+    (other,) = tracker.update([_at(500)], FRAME_S)
     assert other.id != first.id
 
 
@@ -51,9 +58,120 @@ def test_a_far_hand_is_a_new_one():
 def test_a_lost_hand_is_remembered_for_a_while(gap_s, is_same):
     tracker = Tracker()
     (before,) = tracker.update([_at(0)], 0.0)
-    assert tracker.update([], gap_s / 2) == []
+    assert not tracker.follow(before, _hand(before, 0, presence=0.01), 0.0)
+    assert tracker.in_view == []
     (after,) = tracker.update([_at(10)], gap_s)
     assert (after.id == before.id) == is_same
+    assert tracker.in_view == [after]
+
+
+def test_the_next_crop_is_where_the_mesh_was():
+    tracker = Tracker()
+    (track,) = tracker.update([_at(0, landmarks=True)], 0.0)
+    assert track.points_px is track.detection.landmarks_px
+    for frame in range(1, 10):
+        hand = _hand(track, 30.0 * frame)
+        assert tracker.follow(track, hand, frame * FRAME_S)
+        (track,) = tracker.in_view
+        assert track.points_px is hand.keypoints_px
+        assert track.box_px == pytest.approx([30.0 * frame, 200, 30.0 * frame + 100, 300])
+    # Far from where it was first found, the detector still knows it, by where it was followed to.
+    assert tracker.update([_at(280.0)], 10 * FRAME_S)[0].id == track.id
+
+
+def test_presence_decides_that_a_hand_is_lost():
+    tracker = Tracker()
+    (track,) = tracker.update([_at(0, landmarks=True)], 0.0)
+    seen = _hand(track, 5.0)
+    assert tracker.follow(track, seen, FRAME_S)
+    # One doubt, and another, are forgiven; the crop stays where the hand was seen.
+    for frame in (2, 3):
+        assert tracker.follow(track, _hand(track, 60.0, presence=0.4), frame * FRAME_S)
+        assert tracker.in_view[0].points_px is seen.keypoints_px
+    assert not tracker.follow(track, _hand(track, 60.0, presence=0.4), 4 * FRAME_S)
+    assert tracker.in_view == []
+
+
+def test_doubts_that_pass_are_forgotten():
+    tracker = Tracker()
+    (track,) = tracker.update([_at(0)], 0.0)
+    for frame in range(30):
+        assert tracker.follow(track, _hand(track, 0.0, presence=0.9 if frame % 3 == 2 else 0.4), frame * FRAME_S)
+
+
+def test_what_has_gone_astray_starts_anew_from_the_detector():
+    tracker = Tracker()
+    (track,) = tracker.update([_at(0, landmarks=True)], 0.0)
+    tracker.follow(track, _hand(track, 80.0), FRAME_S)
+    (track,) = tracker.update([_at(0, landmarks=True)], 2 * FRAME_S)
+    assert track.points_px is track.detection.landmarks_px
+    tracker.follow(track, _hand(track, 10.0), 3 * FRAME_S)
+    (track,) = tracker.update([_at(0, landmarks=True)], 4 * FRAME_S)
+    assert track.points_px is track.keypoints_px is not None
+
+
+def test_a_hand_that_only_the_network_sees_is_not_believed_for_ever():
+    tracker = Tracker(max_hands=2)
+    (track,) = tracker.update([_at(0)], 0.0)
+    for frame in range(1, 120):
+        if not tracker.in_view:
+            break
+        tracker.follow(track, _hand(track, 0.0), frame * FRAME_S)
+        if frame % 15 == 0:
+            tracker.update([], frame * FRAME_S)
+    assert 1.5 < frame * FRAME_S < 3
+
+
+def test_there_are_never_more_hands_than_wanted():
+    tracker = Tracker(max_hands=1)
+    tracker.update([_at(0)], 0.0)
+    (new,) = tracker.update([_at(500)], 1.0)
+    assert tracker.in_view == [new]  # of two, the one that the detector sees now
+
+
+def test_two_tracks_on_one_hand_become_one():
+    tracker = Tracker()
+    older, younger = tracker.update([_at(0), _at(150)], 0.0)
+    tracker.follow(older, _hand(older, 70.0), FRAME_S)
+    tracker.follow(younger, _hand(younger, 150.0), FRAME_S)
+    tracker.drop_twins()
+    assert len(tracker.in_view) == 2
+    tracker.follow(younger, _hand(younger, 75.0), 2 * FRAME_S)
+    tracker.drop_twins()
+    assert [track.id for track in tracker.in_view] == [older.id]
+
+
+def test_the_detector_is_asked_at_the_start_when_a_hand_is_lost_and_now_and_then():
+    tracker = Tracker(max_hands=1)
+    assert tracker.wants_detector(0.0, None)
+    (track,) = tracker.update([_at(0)], 0.0)
+    asked, asked_s = [], 0.0
+    for frame in range(1, 91):
+        time_s = frame * FRAME_S
+        tracker.follow(track, _hand(track, 0.0), time_s)
+        if tracker.wants_detector(time_s, asked_s):
+            asked.append(frame)
+            asked_s = time_s
+            tracker.update([_at(0)], time_s)
+    assert asked == [30, 60, 90]
+    tracker.follow(track, _hand(track, 0.0, presence=0.0), 91 * FRAME_S)
+    assert tracker.wants_detector(91 * FRAME_S, asked_s)
+
+
+@pytest.mark.parametrize("why", ["another hand may come", "not confirmed", "the side is in doubt"])
+def test_the_detector_is_asked_more_often_while_something_is_open(why):
+    tracker = Tracker(max_hands=2 if why == "another hand may come" else 1)
+    (track,) = tracker.update([_at(0)], 0.0)
+    tracker.follow(track, _hand(track, 0.0, -40.0 if why == "the side is in doubt" else 4.0), 0.0)
+    asked_s = 0.0
+    if why == "not confirmed":
+        asked_s = 1.0
+        tracker.update([], asked_s)
+    if why == "the side is in doubt":
+        for _ in range(30):
+            tracker.vote(track, -4.0)
+    assert not tracker.wants_detector(asked_s + 0.4, asked_s)
+    assert tracker.wants_detector(asked_s + 0.6, asked_s)
 
 
 def test_one_wrong_side_does_not_flip_a_hand():
@@ -72,11 +190,24 @@ def test_a_side_that_persists_wins():
     assert not track.is_right
 
 
-def test_the_network_decides_when_the_detector_cannot():
-    """A detector that answers left and right in turn, and a network that sees a left hand."""
+@pytest.mark.parametrize("is_right", [False, True])
+def test_the_network_decides_when_the_detector_cannot(is_right):
+    """A detector that answers left and right in turn, once in a second, and a network that always sees the same hand."""
     tracker = Tracker()
-    for frame in range(40):
-        (track,) = tracker.update([_at(0, is_right=frame % 2 == 0)], frame / 30)
+    for frame in range(300):
+        if frame % 30 == 0:
+            tracker.update([_at(0, is_right=frame % 60 == 0)], frame * FRAME_S)
+        (track,) = tracker.in_view
         # The crop is mirrored by the belief: a left hand believed left looks like a right one.
-        tracker.vote(track, _says(-4.0 if track.is_right else 4.0))
-    assert not track.is_right
+        tracker.vote(track, 4.0 if track.is_right == is_right else -4.0)
+        if frame > 150:
+            assert tracker.in_view[0].is_right == is_right
+
+
+def test_a_detector_that_is_sure_is_not_overruled_by_the_network():
+    tracker = Tracker()
+    for frame in range(300):
+        if frame % 30 == 0:
+            tracker.update([_at(0, is_right=True)], frame * FRAME_S)
+        tracker.vote(tracker.in_view[0], -4.0)
+        assert tracker.in_view[0].is_right

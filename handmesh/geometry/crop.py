@@ -17,6 +17,10 @@ CROP_RULE = f"virtual-camera-{CROP_PADDING:g}"
 FIXED_SHARE = 180 / 224
 
 _FORWARD = np.array([0.0, 0.0, 1.0])
+# A box is in the middle of its crop when it is off by less than this share of its side.
+_CENTRED = 1e-9
+# A hand this many times larger than its crop is halved first: warping costs as much as it has pixels.
+_HALVE_FROM = 4.0
 
 
 def look_at_points(points_px: np.ndarray, camera: Camera, size_px: int, padding: float = CROP_PADDING) -> tuple[Camera, np.ndarray]:
@@ -38,7 +42,9 @@ def look_at_points(points_px: np.ndarray, camera: Camera, size_px: int, padding:
     R_camera_crop = shortest_arc(_FORWARD, rays.min(axis=0) + rays.max(axis=0))
     # A fixed point: the box's middle in the virtual camera lies on its axis. It converges by a factor of ten and more a round.
     for _ in range(8):
-        middle, _ = _seen_box(rays, R_camera_crop)
+        middle, extent = _seen_box(rays, R_camera_crop)
+        if np.abs(middle).max() < _CENTRED * extent:
+            break
         R_camera_crop = shortest_arc(_FORWARD, R_camera_crop @ np.array([*middle, 1.0]))
     _, extent = _seen_box(rays, R_camera_crop)
     focal_px = size_px / (padding * max(extent, 1e-9))
@@ -87,15 +93,13 @@ def take_crop(image: np.ndarray, camera: Camera, crop_camera: Camera, R_camera_c
         The crop; what lies outside of `image` is black.
     """
     size = crop_camera.width
-    # Where the crop shrinks the picture, it is sampled densely and averaged, so that thin fingers do not alias.
-    shrink = max(camera.fx, camera.fy) / crop_camera.fx
-    dense = int(np.clip(np.ceil(shrink), 1, max(1, 1024 // size)))
     source = image
-    if shrink > 2 * dense:
-        factor = shrink / dense
-        small = (max(1, round(image.shape[1] / factor)), max(1, round(image.shape[0] / factor)))
-        source = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-        camera = resize_camera(camera, *small)
+    shrink = max(camera.fx, camera.fy) / crop_camera.fx
+    if shrink >= _HALVE_FROM:
+        source, camera = _shrink_around_crop(image, camera, crop_camera, R_camera_crop, 2 ** int(np.log2(2 * shrink / _HALVE_FROM)))
+        shrink = max(camera.fx, camera.fy) / crop_camera.fx
+    # Where the crop still shrinks the picture, it is sampled densely and averaged, so that thin fingers do not alias.
+    dense = max(1, int(np.ceil(shrink)))
     dense_camera = resize_camera(crop_camera, size * dense, size * dense)
     if camera.distortion:
         columns, rows = np.meshgrid(np.arange(size * dense), np.arange(size * dense))
@@ -109,6 +113,30 @@ def take_crop(image: np.ndarray, camera: Camera, crop_camera: Camera, R_camera_c
     if dense > 1:
         picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
     return Crop(mirror_picture(picture) if is_mirrored else picture, crop_camera, R_camera_crop, is_mirrored)
+
+
+def _shrink_around_crop(
+    image: np.ndarray, camera: Camera, crop_camera: Camera, R_camera_crop: np.ndarray, factor: int
+) -> tuple[np.ndarray, Camera]:
+    """The part of the picture that a crop shows, averaged over `factor` x `factor` pixels, and that part's camera."""
+    size = crop_camera.width
+    corners = np.array([(x, y) for x in (-0.5, size - 0.5) for y in (-0.5, size - 0.5)])
+    rays = unproject(corners, crop_camera) @ R_camera_crop.T
+    height, width = image.shape[:2]
+    low, high = np.zeros(2), np.array([width, height])
+    # Distortion bends the outline, and far outside of the picture even back into it: then all of the picture is taken.
+    if rays[:, 2].min() > 0 and not camera.distortion:
+        pixels = project(rays, camera)
+        low, high = pixels.min(axis=0) - 2 * factor, pixels.max(axis=0) + 2 * factor
+    x0, y0, x1, y1 = np.clip([*low, *high], 0, [width, height, width, height]).astype(int)
+    # Whole blocks, as far as the picture goes.
+    x0, y0 = x0 // factor * factor, y0 // factor * factor
+    x1, y1 = (min(end, -(-stop // factor) * factor) for stop, end in ((x1, width), (y1, height)))
+    if x1 <= x0 or y1 <= y0:
+        return np.zeros((1, 1, 3), np.uint8), camera
+    part = Camera(camera.fx, camera.fy, camera.cx - x0, camera.cy - y0, int(x1 - x0), int(y1 - y0), camera.distortion, camera.is_known)
+    small = (max(1, round((x1 - x0) / factor)), max(1, round((y1 - y0) / factor)))
+    return cv2.resize(image[y0:y1, x0:x1], small, interpolation=cv2.INTER_AREA), resize_camera(part, *small)
 
 
 def crop_points(points_px: np.ndarray, image: np.ndarray, camera: Camera, size_px: int, is_mirrored: bool = False) -> Crop:

@@ -83,13 +83,18 @@ def run_demo(command: DemoCommand) -> None:
     from handmesh.render.overlay import draw_mask, draw_overlay
 
     estimator = HandMeshEstimator(
-        command.model, command.hand_model, runtime=command.runtime, precision=command.precision, max_hands=command.max_hands
+        command.model,
+        command.hand_model,
+        runtime=command.runtime,
+        precision=command.precision,
+        max_hands=command.max_hands,
+        is_live=source.is_live,
     )
     if not cameras.is_known:
         print(f"camera unknown: assuming a field of view of {ASSUMED_FOV_DEG:g} degrees (set --fov, --focal or --intrinsics)")
     screen = None if command.no_window else _open_screen()
     # Before the clock starts: the first picture shall cost what the others do.
-    estimator.prepare(source.is_stream)
+    estimator.prepare()
     if screen is not None or {"overlay", "mask"} & set(kinds):
         import open3d  # noqa: F401
     sinks = open_sinks(kinds, command.output, source, estimator.hand_model)

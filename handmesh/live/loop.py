@@ -1,11 +1,15 @@
-"""The loop of `handmesh-demo`: source -> estimator -> overlay -> files and window."""
+"""The loop of `handmesh-demo`: source -> estimator -> overlay -> files and window.
+
+The four overlap: reading, estimating and drawing each have a thread, and files and window have the main one. From files every frame comes
+through; from cameras the newest that is there when the estimator is ready.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from handmesh.errors import UserError
 from handmesh.geometry.crop import mirror_picture
 from handmesh.hand_model.skinning import HandModel
+from handmesh.live.background import InBackground
 from handmesh.live.sinks import Shot, Sink, save_snapshot
 from handmesh.live.sources import Frame, Source
 from handmesh.records import Camera, Hand
@@ -50,7 +55,7 @@ class Artist:
     """Draws hands.
 
     Attributes:
-        overlay: (image_rgb, hands, hand_model, camera) -> (H, W, 3) uint8.
+        overlay: (image_rgb, hands, hand_model, camera) -> (H, W, 3) uint8; may draw on the picture that it is given.
         mask: ((H, W), hands, hand_model, camera) -> (H, W) uint8.
     """
 
@@ -84,7 +89,8 @@ class LoopReport:
         duration_s: wall time from the first read to the last write.
         end: "finished", "quit" (a key), "interrupted" (Ctrl-C) or "failed" (see `error`).
         error: why it failed.
-        times: the loop's and the estimator's stages.
+        times: the loop's and the estimator's stages. They overlap, so they add up to more than the duration.
+        latency: from a frame's arrival until its hands are there ("mesh"), and until it is drawn ("overlay").
     """
 
     frames: int
@@ -93,6 +99,7 @@ class LoopReport:
     end: str
     error: UserError | None
     times: StageTimes
+    latency: StageTimes
 
 
 def run_loop(
@@ -122,7 +129,7 @@ def run_loop(
         except KeyboardInterrupt:
             end = "interrupted"
     duration_s = (loop.idle_from_s or time.perf_counter()) - start
-    return LoopReport(loop.frames, loop.frames_with_hands, duration_s, end, error, _merge_times(loop.times, estimator.times))
+    return LoopReport(loop.frames, loop.frames_with_hands, duration_s, end, error, _merge_times(loop.times, estimator.times), loop.latency)
 
 
 class _Loop:
@@ -138,6 +145,7 @@ class _Loop:
         screen: Screen | None,
     ) -> None:
         self.times = StageTimes()
+        self.latency = StageTimes()
         self.frames = 0
         self.frames_with_hands = 0
         self.idle_from_s: float | None = None  # when all was done but the looking
@@ -150,17 +158,20 @@ class _Loop:
 
     def run(self, source: Source) -> str:
         """All frames; returns "finished" or "quit"."""
-        frames = iter(source)
         shot = None
-        with _progress(source) as progress:
+        with ExitStack() as stages, _progress(source) as progress:
+            frames = stages.enter_context(InBackground(self._read(source), newest_only=source.is_live))
+            estimates = stages.enter_context(InBackground(self._estimate(frames, source.is_stream)))
+            shots = stages.enter_context(InBackground(self._draw(estimates)))
+            # Stopped from the far end they would wait for each other.
+            for stage in (shots, estimates, frames):
+                stages.callback(stage.stop)
             task = progress.add_task("hands", total=source.length, speed="")
             start = time.perf_counter()
-            while True:
-                with self.times.stage("read"):
-                    frame = next(frames, None)
-                if frame is None:
-                    break
-                shot = self._shoot(frame, source.is_stream)
+            for shot in shots:
+                self.frames += 1
+                self.frames_with_hands += bool(shot.hands)
+                self._write(shot)
                 _advance(progress, task, self.frames, start)
                 if self._screen is not None and self._show(self._screen, shot):
                     return "quit"
@@ -173,27 +184,44 @@ class _Loop:
                 return "quit"
         return "finished"
 
-    def _shoot(self, frame: Frame, is_stream: bool) -> Shot:
-        image = frame.image_rgb
-        height, width = image.shape[:2]
-        camera = self._camera_of(width, height)
-        hands = self._estimator.track(image, frame.time_s, camera) if is_stream else self._estimator(image, camera)
-        self.frames += 1
-        self.frames_with_hands += bool(hands)
-        overlay, mask = None, None
+    def _read(self, source: Source) -> Iterator[Frame]:
+        frames = iter(source)
+        while True:
+            with self.times.stage("read"):
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
+
+    def _estimate(self, frames: Iterable[Frame], is_stream: bool) -> Iterator[Shot]:
+        for frame in frames:
+            image = frame.image_rgb
+            camera = self._camera_of(image.shape[1], image.shape[0])
+            hands = self._estimator.track(image, frame.time_s, camera) if is_stream else self._estimator(image, camera)
+            self.latency.add("mesh", time.perf_counter() - frame.arrived_s)
+            yield Shot(frame, hands, camera)
+
+    def _draw(self, shots: Iterable[Shot]) -> Iterator[Shot]:
         model = self._estimator.hand_model
-        if self._wishes.draws_overlay or self._screen is not None:
-            with self.times.stage("overlay"):
-                overlay = self._artist.overlay(image, hands, model, camera)
-                overlay = mirror_picture(overlay) if self._wishes.is_mirrored else overlay
-        if self._wishes.draws_mask:
-            with self.times.stage("mask"):
-                mask = self._artist.mask((height, width), hands, model, camera)
-        shot = Shot(frame, hands, camera, overlay, mask)
+        for shot in shots:
+            image = shot.frame.image_rgb
+            overlay, mask = None, None
+            if self._wishes.draws_mask:
+                with self.times.stage("mask"):
+                    mask = self._artist.mask((image.shape[0], image.shape[1]), shot.hands, model, shot.camera)
+            if self._wishes.draws_overlay or self._screen is not None:
+                with self.times.stage("overlay"):
+                    overlay = self._artist.overlay(image, shot.hands, model, shot.camera)
+                    overlay = mirror_picture(overlay) if self._wishes.is_mirrored else overlay
+                self.latency.add("overlay", time.perf_counter() - shot.frame.arrived_s)
+            yield replace(shot, overlay_rgb=overlay, mask=mask)
+
+    def _write(self, shot: Shot) -> None:
+        if not self._sinks:
+            return
         with self.times.stage("write"), _disk_errors(self._wishes.output):
             for sink in self._sinks:
                 sink.write(shot)
-        return shot
 
     def _show(self, screen: Screen, shot: Shot) -> bool:
         """Show the shot and obey the keyboard; True to quit."""

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,12 +41,14 @@ class Frame:
         index: 0, 1, ...
         time_s: since the source's first frame; grows in streams, 0 for pictures.
         name: what files made from it are called; unique within the source.
+        arrived_s: when it had been read, by `time.perf_counter`.
     """
 
     image_rgb: np.ndarray
     index: int
     time_s: float
     name: str
+    arrived_s: float = field(default_factory=time.perf_counter)
 
 
 class Source(Protocol):
