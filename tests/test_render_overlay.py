@@ -14,8 +14,6 @@ from handmesh.hand_model import HandModel
 from handmesh.records import Camera, Hand
 from handmesh.render.overlay import draw_mask, draw_overlay
 
-pytest.importorskip("open3d")
-
 SKEWED = Camera(fx=620.0, fy=500.0, cx=250.3, cy=301.7, width=640, height=480)
 CAMERAS = {
     "plain": camera_from_fov(640, 480, 65),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -80,7 +82,7 @@ def run_demo(command: DemoCommand) -> None:
 
     # Slow to import and to load: only once everything cheap is known to be right.
     from handmesh.estimator import HandMeshEstimator
-    from handmesh.render.overlay import draw_mask, draw_overlay
+    from handmesh.render.overlay import draw_mask, draw_overlay, prepare_overlay
 
     estimator = HandMeshEstimator(
         command.model,
@@ -94,13 +96,16 @@ def run_demo(command: DemoCommand) -> None:
         print(f"camera unknown: assuming a field of view of {ASSUMED_FOV_DEG:g} degrees (set --fov, --focal or --intrinsics)")
     screen = None if command.no_window else _open_screen()
     # Before the clock starts: the first picture shall cost what the others do.
-    estimator.prepare()
-    if screen is not None or {"overlay", "mask"} & set(kinds):
-        import open3d  # noqa: F401
+    with ThreadPoolExecutor(1) as thread:
+        if screen is not None or {"overlay", "mask"} & set(kinds):
+            thread.submit(prepare_overlay)
+        estimator.prepare()
     sinks = open_sinks(kinds, command.output, source, estimator.hand_model)
+    # Nobody needs the plain picture after its hands are known.
+    artist = Artist(partial(draw_overlay, in_place=True), draw_mask)
     wishes = Wishes(command.output, command.mirror, "overlay" in kinds, "mask" in kinds)
     try:
-        report = run_loop(source, estimator, cameras.camera, sinks, Artist(draw_overlay, draw_mask), wishes, screen)
+        report = run_loop(source, estimator, cameras.camera, sinks, artist, wishes, screen)
     finally:
         estimator.close()
     if report.frames:

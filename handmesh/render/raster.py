@@ -1,0 +1,281 @@
+"""A z-buffer for triangles, compiled by numba: coloured meshes blended over a picture, and labels at pixel centres.
+
+The picture is filled in bands that fit a core's cache. Compiled once per machine and kept; `prepare` loads or compiles it ahead of time.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+# Where edges are seen a pixel gets four samples, none above or beside another, so that steep and flat edges have all five shades.
+_SUBPIXELS = np.array([[-0.375, -0.125], [0.125, -0.375], [0.375, 0.125], [-0.125, 0.375]], np.float32)
+_REACH = np.float32(0.375)
+# Pixels in one band.
+_BAND_PIXELS = 1 << 15
+# A sample on the edge between two triangles belongs to both, whichever way their weights were rounded.
+_SLACK = np.float32(1e-5)
+# An edge is where 1/z changes by more than this share of it from pixel to pixel.
+_DEPTH_STEP = np.float32(0.015)
+
+
+def _compile(function):
+    """numba's njit, kept on the disk where there is a place for it."""
+    options = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # numba finds no folder to write to
+        return numba.njit(**options)(function)
+
+
+def blend_triangles(
+    image_rgb: np.ndarray, screen: np.ndarray, faces: np.ndarray, vertex_rgb: np.ndarray, opacity: float, box: tuple[int, int, int, int]
+) -> None:
+    """Draw triangles over a part of a picture, in place, with anti-aliased outlines; the nearer one hides the other.
+
+    Args:
+        image_rgb: (H, W, 3) uint8, contiguous.
+        screen: (V, 3) float32 x and y in pixels, and a nearness that is linear on the screen (1/z); 0 drops a vertex's triangles.
+        faces: (F, 3) int32, seen from both sides.
+        vertex_rgb: (V, 3) float32 in 0..255.
+        opacity: of the triangles, in 0..1.
+        box: x0, y0, x1, y1 of the part, ends excluded, within the picture.
+    """
+    _blend(image_rgb, screen, faces, vertex_rgb, np.float32(opacity), *box)
+
+
+def label_pixels(mask: np.ndarray, screen: np.ndarray, faces: np.ndarray, face_labels: np.ndarray, box: tuple[int, int, int, int]) -> None:
+    """Write the label of the nearest triangle at each pixel's centre, in place; other pixels stay as they are.
+
+    Args:
+        mask: (H, W) uint8, contiguous.
+        screen, faces, box: as in `blend_triangles`.
+        face_labels: (F,) uint8.
+    """
+    _label(mask, screen, faces, face_labels, *box)
+
+
+def prepare() -> None:
+    """Load the compiled code, or compile it: 0.2 s or a few seconds."""
+    screen = np.array([[0, 0, 1], [2, 0, 1], [0, 2, 1]], np.float32)
+    faces = np.array([[0, 1, 2]], np.int32)
+    blend_triangles(np.zeros((2, 2, 3), np.uint8), screen, faces, np.zeros((3, 3), np.float32), 0.5, (0, 0, 2, 2))
+    label_pixels(np.zeros((2, 2), np.uint8), screen, faces, np.ones(1, np.uint8), (0, 0, 2, 2))
+
+
+@_compile
+def _allowed(first, last, start, step):
+    """The part of first..last in which start + step * x >= 0."""
+    if step > 0:
+        return max(first, -start / step), last
+    if step < 0:
+        return first, min(last, -start / step)
+    return (first, last) if start >= 0 else (np.float32(1.0), np.float32(0.0))
+
+
+@_compile
+def _set_up(screen, faces, f, x0, y0, x1, y1, reach):
+    """Of one triangle: the pixels left, right, top, bottom that it may meet (none where left > right), its first corner, and the
+    steps in x and in y of the weights of its second and third corner."""
+    a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+    ax, ay, bx, by, cx, cy = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
+    zero = np.float32(0.0)
+    area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+    if area == 0 or screen[a, 2] <= 0 or screen[b, 2] <= 0 or screen[c, 2] <= 0:
+        return 1, 0, 1, 0, ax, ay, zero, zero, zero, zero
+    # Clipped as floats: near the camera they are too large for integers.
+    left = math.ceil(max(min(ax, bx, cx) - reach, np.float32(x0)))
+    right = math.floor(min(max(ax, bx, cx) + reach, np.float32(x1 - 1)))
+    top = math.ceil(max(min(ay, by, cy) - reach, np.float32(y0)))
+    bottom = math.floor(min(max(ay, by, cy) + reach, np.float32(y1 - 1)))
+    scale = np.float32(1.0) / area
+    return left, right, top, bottom, ax, ay, (cy - ay) * scale, -(cx - ax) * scale, -(by - ay) * scale, (bx - ax) * scale
+
+
+@_compile
+def _span(left, right, ax, start_b, start_c, dbx, dcx, spread_a, spread_b, spread_c):
+    """First and last pixel of a row in which no weight is below minus its spread."""
+    first, last = left - ax, right - ax
+    first, last = _allowed(first, last, np.float32(1.0) - start_b - start_c + spread_a, -dbx - dcx)
+    first, last = _allowed(first, last, start_b + spread_b, dbx)
+    first, last = _allowed(first, last, start_c + spread_c, dcx)
+    if not first <= last:
+        return 1, 0
+    return max(left, math.ceil(first + ax)), min(right, math.floor(last + ax))
+
+
+@_compile
+def _rasterise(screen, faces, x0, y0, x1, y1, nearness, face_id):
+    """Fill the z-buffers (y1 - y0, x1 - x0) at pixel centres: nearness, 0 for nothing, and face_id, -1 for nothing."""
+    nearness[: y1 - y0] = 0
+    face_id[: y1 - y0] = -1
+    for f in range(len(faces)):
+        left, right, top, bottom, ax, ay, dbx, dby, dcx, dcy = _set_up(screen, faces, f, x0, y0, x1, y1, np.float32(0.0))
+        if left > right:
+            continue
+        na, nb, nc = screen[faces[f, 0], 2], screen[faces[f, 1], 2], screen[faces[f, 2], 2]
+        for y in range(top, bottom + 1):
+            start_b, start_c = dby * (y - ay), dcy * (y - ay)
+            first, last = _span(left, right, ax, start_b, start_c, dbx, dcx, _SLACK, _SLACK, _SLACK)
+            for x in range(first, last + 1):
+                wb, wc = start_b + dbx * (x - ax), start_c + dcx * (x - ax)
+                value = na + wb * (nb - na) + wc * (nc - na)
+                if value > nearness[y - y0, x - x0]:
+                    nearness[y - y0, x - x0] = value
+                    face_id[y - y0, x - x0] = f
+
+
+@_compile
+def _find_edges(nearness, face_id, height, slots):
+    """Number the pixels beside which something else, or something nearer, is seen: `slots` (H, W), -1 for the others. Gives their count."""
+    width = nearness.shape[1]
+    count = 0
+    for y in range(height):
+        for x in range(width):
+            here = nearness[y, x]
+            is_edge = False
+            for dx, dy in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+                if 0 <= x + dx < width and 0 <= y + dy < height:
+                    is_edge |= abs(nearness[y + dy, x + dx] - here) > _DEPTH_STEP * here
+                else:
+                    is_edge |= here > 0
+            slots[y, x] = count if is_edge else -1
+            count += is_edge
+    return count
+
+
+@_compile
+def _sample_edges(screen, faces, x0, y0, x1, y1, slots, nearness, face_id):
+    """The z-buffers (K, 4) of the samples in the K numbered pixels."""
+    nearness[:] = 0
+    face_id[:] = -1
+    for f in range(len(faces)):
+        left, right, top, bottom, ax, ay, dbx, dby, dcx, dcy = _set_up(screen, faces, f, x0, y0, x1, y1, _REACH)
+        if left > right:
+            continue
+        na, nb, nc = screen[faces[f, 0], 2], screen[faces[f, 1], 2], screen[faces[f, 2], 2]
+        spread_a = _REACH * (abs(dbx + dcx) + abs(dby + dcy)) + _SLACK
+        spread_b, spread_c = _REACH * (abs(dbx) + abs(dby)) + _SLACK, _REACH * (abs(dcx) + abs(dcy)) + _SLACK
+        for y in range(top, bottom + 1):
+            start_b, start_c = dby * (y - ay), dcy * (y - ay)
+            first, last = _span(left, right, ax, start_b, start_c, dbx, dcx, spread_a, spread_b, spread_c)
+            for x in range(first, last + 1):
+                slot = slots[y - y0, x - x0]
+                if slot < 0:
+                    continue
+                for s in range(4):
+                    dx, dy = x - ax + _SUBPIXELS[s, 0], _SUBPIXELS[s, 1]
+                    wb, wc = start_b + dbx * dx + dby * dy, start_c + dcx * dx + dcy * dy
+                    value = na + wb * (nb - na) + wc * (nc - na)
+                    if wb >= -_SLACK and wc >= -_SLACK and wb + wc <= 1 + _SLACK and value > nearness[slot, s]:
+                        nearness[slot, s] = value
+                        face_id[slot, s] = f
+
+
+@_compile
+def _colour(screen, faces, vertex_rgb, f, x, y):
+    """Of triangle f at a pixel's centre, or as near to it as the triangle comes: outside of it colours run away."""
+    a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+    ax, ay = screen[a, 0], screen[a, 1]
+    bx, by, cx, cy = screen[b, 0] - ax, screen[b, 1] - ay, screen[c, 0] - ax, screen[c, 1] - ay
+    scale = np.float32(1.0) / (bx * cy - by * cx)
+    wb = max(np.float32(0.0), ((x - ax) * cy - (y - ay) * cx) * scale)
+    wc = max(np.float32(0.0), ((y - ay) * bx - (x - ax) * by) * scale)
+    if wb + wc > 1:
+        both = np.float32(1.0) / (wb + wc)
+        wb, wc = wb * both, wc * both
+    wa = np.float32(1.0) - wb - wc
+    return (
+        wa * vertex_rgb[a, 0] + wb * vertex_rgb[b, 0] + wc * vertex_rgb[c, 0],
+        wa * vertex_rgb[a, 1] + wb * vertex_rgb[b, 1] + wc * vertex_rgb[c, 1],
+        wa * vertex_rgb[a, 2] + wb * vertex_rgb[b, 2] + wc * vertex_rgb[c, 2],
+    )
+
+
+@_compile
+def _shade(screen, faces, vertex_rgb, shades):
+    """`shades` (F, 9) of all triangles: colour at the first corner, and its steps in x and in y."""
+    for f in range(len(faces)):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        bx, by = screen[b, 0] - screen[a, 0], screen[b, 1] - screen[a, 1]
+        cx, cy = screen[c, 0] - screen[a, 0], screen[c, 1] - screen[a, 1]
+        area = bx * cy - by * cx
+        scale = np.float32(1.0) / area if area != 0 else np.float32(0.0)
+        for k in range(3):
+            towards_b, towards_c = vertex_rgb[b, k] - vertex_rgb[a, k], vertex_rgb[c, k] - vertex_rgb[a, k]
+            shades[f, k] = vertex_rgb[a, k]
+            shades[f, 3 + k] = (towards_b * cy - towards_c * by) * scale
+            shades[f, 6 + k] = (towards_c * bx - towards_b * cx) * scale
+
+
+@_compile
+def _mix(image, x, y, red, green, blue, share):
+    """Put a share of a colour over a pixel."""
+    through = np.float32(1.0) - share
+    half, most = np.float32(0.5), np.float32(255.0)
+    image[y, x, 0] = np.uint8(min(most, max(half, through * image[y, x, 0] + share * red + half)))
+    image[y, x, 1] = np.uint8(min(most, max(half, through * image[y, x, 1] + share * green + half)))
+    image[y, x, 2] = np.uint8(min(most, max(half, through * image[y, x, 2] + share * blue + half)))
+
+
+@_compile
+def _blend(image, screen, faces, vertex_rgb, opacity, x0, y0, x1, y1):
+    width = x1 - x0
+    rows = max(1, _BAND_PIXELS // width)
+    shades = np.empty((len(faces), 9), np.float32)
+    _shade(screen, faces, vertex_rgb, shades)
+    # A row more on both sides: what is an edge shows only beside its neighbours.
+    nearness = np.empty((rows + 2, width), np.float32)
+    face_id = np.empty((rows + 2, width), np.int32)
+    slots = np.empty((rows + 2, width), np.int32)
+    for top in range(y0, y1, rows):
+        bottom = min(top + rows, y1)
+        above, below = max(top - 1, y0), min(bottom + 1, y1)
+        _rasterise(screen, faces, x0, above, x1, below, nearness, face_id)
+        count = _find_edges(nearness, face_id, below - above, slots)
+        sample_nearness, sample_face = np.empty((count, 4), np.float32), np.empty((count, 4), np.int32)
+        if count:
+            _sample_edges(screen, faces, x0, above, x1, below, slots, sample_nearness, sample_face)
+        for y in range(top, bottom):
+            for x in range(x0, x1):
+                slot, f = slots[y - above, x - x0], face_id[y - above, x - x0]
+                if slot < 0:
+                    if f >= 0:
+                        dx, dy = x - screen[faces[f, 0], 0], y - screen[faces[f, 0], 1]
+                        shade = shades[f]
+                        _mix(
+                            image,
+                            x,
+                            y,
+                            shade[0] + dx * shade[3] + dy * shade[6],
+                            shade[1] + dx * shade[4] + dy * shade[7],
+                            shade[2] + dx * shade[5] + dy * shade[8],
+                            opacity,
+                        )
+                    continue
+                red = green = blue = covered = np.float32(0.0)
+                for s in range(4):
+                    g = sample_face[slot, s]
+                    if g >= 0:
+                        one_red, one_green, one_blue = _colour(screen, faces, vertex_rgb, g, x, y)
+                        red, green, blue, covered = red + one_red, green + one_green, blue + one_blue, covered + np.float32(1.0)
+                if covered > 0:
+                    _mix(image, x, y, red / covered, green / covered, blue / covered, np.float32(0.25) * covered * opacity)
+
+
+@_compile
+def _label(mask, screen, faces, face_labels, x0, y0, x1, y1):
+    width = x1 - x0
+    rows = max(1, _BAND_PIXELS // width)
+    nearness = np.empty((rows, width), np.float32)
+    face_id = np.empty((rows, width), np.int32)
+    for top in range(y0, y1, rows):
+        bottom = min(top + rows, y1)
+        _rasterise(screen, faces, x0, top, x1, bottom, nearness, face_id)
+        for y in range(top, bottom):
+            for x in range(x0, x1):
+                f = face_id[y - top, x - x0]
+                if f >= 0:
+                    mask[y, x] = face_labels[f]
