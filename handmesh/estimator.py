@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from handmesh.detection import HandDetector
 from handmesh.errors import UserError
@@ -59,7 +60,7 @@ class HandMeshEstimator:
         hand_model: str | Path | HandModel = "open",
         *,
         runtime: Runtime = "openvino",
-        precision: Precision | None = "f32",
+        precision: Precision | None = None,
         max_hands: int = 2,
         camera: Camera | None = None,
         threads: int = 0,
@@ -70,6 +71,7 @@ class HandMeshEstimator:
         self._predictor = Predictor(model, self.hand_model.id, runtime, precision, threads)
         self._max_hands = max_hands
         self._camera = camera
+        self._blas = ThreadpoolController().select(user_api="blas")
         self._is_live = is_live
         self._detector: HandDetector | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="handmesh detector")
@@ -124,7 +126,7 @@ class HandMeshEstimator:
     def prepare(self) -> None:
         """Load the detector and the network now rather than with the first picture."""
         loading = self._thread.submit(self._load_detector)
-        self._predictor(np.zeros((1, *[self._predictor.info.input_size_px] * 2, 3), np.uint8))
+        self._predictor.prepare(1)
         loading.result()
 
     def reset(self) -> None:
@@ -211,7 +213,8 @@ class HandMeshEstimator:
             ]
         with self.times.stage("network"):
             predictions = self._predictor(np.stack([crop.image for crop in crops]))
-        with self.times.stage("mesh"):
+        # One hand is too little for two cores: BLAS's second thread would spin until the next frame, at the cost of all the others.
+        with self.times.stage("mesh"), self._blas.limit(limits=1):
             return [
                 place_hand(self.hand_model, params, crop, camera, track)
                 for track, crop, params in zip(tracks, crops, predictions, strict=True)

@@ -33,6 +33,11 @@ class Camera:
         """(3, 3) intrinsic matrix."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
+    @property
+    def inverse_K(self) -> np.ndarray:
+        """(3, 3) inverse of `K`, in closed form: LAPACK wakes a second thread for it, which spins long after."""
+        return np.array([[1 / self.fx, 0.0, -self.cx / self.fx], [0.0, 1 / self.fy, -self.cy / self.fy], [0.0, 0.0, 1.0]])
+
 
 @dataclass(frozen=True)
 class Detection:

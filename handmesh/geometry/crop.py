@@ -99,7 +99,7 @@ def take_crop(image: np.ndarray, camera: Camera, crop_camera: Camera, R_camera_c
         source, camera = _shrink_around_crop(image, camera, crop_camera, R_camera_crop, 2 ** int(np.log2(2 * shrink / _HALVE_FROM)))
         shrink = max(camera.fx, camera.fy) / crop_camera.fx
     # Where the crop still shrinks the picture, it is sampled densely and averaged, so that thin fingers do not alias.
-    dense = max(1, int(np.ceil(shrink)))
+    dense = max(1, round(shrink))
     dense_camera = resize_camera(crop_camera, size * dense, size * dense)
     if camera.distortion:
         columns, rows = np.meshgrid(np.arange(size * dense), np.arange(size * dense))
@@ -107,7 +107,7 @@ def take_crop(image: np.ndarray, camera: Camera, crop_camera: Camera, R_camera_c
         where = project(rays, camera).astype(np.float32)
         picture = cv2.remap(source, where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     else:
-        H_picture_crop = camera.K @ R_camera_crop @ np.linalg.inv(dense_camera.K)
+        H_picture_crop = camera.K @ R_camera_crop @ dense_camera.inverse_K
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         picture = cv2.warpPerspective(source, H_picture_crop, (size * dense, size * dense), flags=flags)
     if dense > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -60,8 +61,10 @@ class DemoCommand:
     """Hand model: "open", "mano" (after handmesh-mano import), or the path of an npz; the one that the network was trained with."""
     runtime: Runtime = "openvino"
     """What runs the network."""
-    precision: Precision = "f32"
-    """Arithmetic of the network; bf16 is faster on CPUs that have it and costs up to 1 mm (OpenVINO only)."""
+    precision: Precision | None = None
+    """Arithmetic of the network, by default what its file says; bf16 is faster on CPUs that have it and costs up to 1 mm (OpenVINO only)."""
+    threads: int = 0
+    """Threads of the network; 0 takes half of the cores for streams, where reading and drawing need the others, and all for pictures."""
     profile: tyro.conf.FlagCreatePairsOff[bool] = False
     """At the end, print how long each stage took."""
 
@@ -76,6 +79,8 @@ def run_demo(command: DemoCommand) -> None:
     kinds = parse_kinds(command.save)
     if command.max_hands < 1:
         raise UserError(f"expected --max-hands of at least 1, got {command.max_hands}")
+    if command.threads < 0:
+        raise UserError(f"expected --threads of at least 0, got {command.threads}")
     cameras = CameraChoice(command.fov, command.focal, command.intrinsics)
     source = open_source(_input(command), command.camera, _parse_size(command.size), command.fps)
     prepare_output(command.output, source)
@@ -90,6 +95,7 @@ def run_demo(command: DemoCommand) -> None:
         runtime=command.runtime,
         precision=command.precision,
         max_hands=command.max_hands,
+        threads=command.threads or network_threads(source.is_stream),
         is_live=source.is_live,
     )
     if not cameras.is_known:
@@ -116,6 +122,17 @@ def run_demo(command: DemoCommand) -> None:
         raise report.error
     if report.end == "interrupted":
         raise KeyboardInterrupt
+
+
+def network_threads(is_stream: bool) -> int:
+    """Threads that the network gets when nobody says: half of the cores in streams, 0 (as many as it likes) for pictures.
+
+    In streams the stages overlap: with all cores for the network, they wait for each other.
+    """
+    if not is_stream:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // 2)
 
 
 def summary(report: LoopReport, source: Source, output: Path | None) -> str:

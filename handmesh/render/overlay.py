@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from handmesh.geometry.camera import project, unproject
-from handmesh.hand_model.meshfile import vertex_normals
 from handmesh.records import Camera, Hand
 
 if TYPE_CHECKING:
     from handmesh.hand_model import HandModel
 
 # Linear-looking sRGB in 0..1: warm for right hands, cool for left ones.
-RIGHT_RGB = (0.96, 0.67, 0.50)
-LEFT_RGB = (0.47, 0.70, 0.95)
+RIGHT_RGB = np.array([0.96, 0.67, 0.50], np.float32)
+LEFT_RGB = np.array([0.47, 0.70, 0.95], np.float32)
 OPACITY = 0.88
 
 # Triangles with a vertex nearer than this are left out: it has no usable projection.
@@ -29,7 +28,7 @@ _NEAR_M = 0.01
 # Where a lens bends rays back on themselves, a pixel's ray misses the vertex that was projected there by more than this.
 _FOLDED = 0.01
 # Towards the key light, in camera axes: from above, from the left, from behind the camera.
-_KEY_LIGHT = np.array([-0.45, -0.75, -0.5], dtype=np.float32) / np.linalg.norm([-0.45, -0.75, -0.5])
+_KEY_LIGHT = (np.array([-0.45, -0.75, -0.5]) / np.linalg.norm([-0.45, -0.75, -0.5])).astype(np.float32)
 
 
 def draw_overlay(image_rgb: np.ndarray, hands: Sequence[Hand], hand_model: HandModel, camera: Camera, in_place: bool = False) -> np.ndarray:
@@ -48,9 +47,19 @@ def draw_overlay(image_rgb: np.ndarray, hands: Sequence[Hand], hand_model: HandM
     can_draw = in_place and image_rgb.flags.writeable and image_rgb.flags.c_contiguous
     drawn = image_rgb if can_draw else image_rgb.copy(order="C")
     for scene in _build_scenes(hands, hand_model, camera, (image_rgb.shape[0], image_rgb.shape[1])):
-        from handmesh.render.raster import blend_triangles
+        from handmesh.render.raster import blend_triangles, light_vertices
 
-        colours = np.concatenate([_light(hands[index], hand_model) for index in scene.hands])
+        colours = np.concatenate(
+            [
+                light_vertices(
+                    np.ascontiguousarray(hands[index].vertices_m, np.float32),
+                    np.ascontiguousarray(hand_model.faces_for(hands[index].is_right), np.int32),
+                    RIGHT_RGB if hands[index].is_right else LEFT_RGB,
+                    _KEY_LIGHT,
+                )
+                for index in scene.hands
+            ]
+        )
         blend_triangles(drawn, scene.screen, scene.faces, colours, OPACITY, scene.box)
     return drawn
 
@@ -144,15 +153,3 @@ def _to_screen(vertices_m: np.ndarray, camera: Camera) -> np.ndarray:
     if camera.distortion:
         is_seen &= np.abs(unproject(pixels, camera) - points_m / points_m[:, 2:]).max(axis=1) < _FOLDED
     return np.column_stack([pixels, np.where(is_seen, 1 / points_m[:, 2], 0)]).astype(np.float32)
-
-
-def _light(hand: Hand, hand_model: HandModel) -> np.ndarray:
-    """(V, 3) float32 colours of the vertices in 0..255: ambient, headlight, key light, a slight rim and a soft gloss."""
-    vertices_m = np.asarray(hand.vertices_m, np.float32)
-    normals = vertex_normals(vertices_m, hand_model.faces_for(hand.is_right))
-    to_eye = -vertices_m / np.maximum(np.linalg.norm(vertices_m, axis=-1, keepdims=True), 1e-9)
-    facing = np.clip(np.sum(normals * to_eye, axis=-1, keepdims=True), 0, 1)
-    key = np.clip(normals @ _KEY_LIGHT[:, None], 0, 1)
-    skin = np.array(RIGHT_RGB if hand.is_right else LEFT_RGB)
-    rgb = skin * (0.22 + 0.36 * facing + 0.50 * key) + 0.20 * (1 - facing) ** 3 + 0.10 * key**16
-    return (255 * np.clip(rgb, 0, 1)).astype(np.float32)

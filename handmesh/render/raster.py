@@ -57,12 +57,56 @@ def label_pixels(mask: np.ndarray, screen: np.ndarray, faces: np.ndarray, face_l
     _label(mask, screen, faces, face_labels, *box)
 
 
+def light_vertices(vertices_m: np.ndarray, faces: np.ndarray, skin_rgb: np.ndarray, key_light: np.ndarray) -> np.ndarray:
+    """Colours of a mesh's vertices: ambient, headlight, key light, a slight rim and a soft gloss.
+
+    Args:
+        vertices_m: (V, 3) float32, in the camera's frame.
+        faces: (F, 3) int32, counter-clockwise from outside.
+        skin_rgb: (3,) float32 in 0..1.
+        key_light: (3,) float32 unit vector towards it.
+
+    Returns:
+        (V, 3) float32 in 0..255.
+    """
+    normals = np.zeros_like(vertices_m)
+    rgb = np.empty_like(vertices_m)
+    _light(vertices_m, faces, skin_rgb, key_light, normals, rgb)
+    return rgb
+
+
 def prepare() -> None:
     """Load the compiled code, or compile it: 0.2 s or a few seconds."""
     screen = np.array([[0, 0, 1], [2, 0, 1], [0, 2, 1]], np.float32)
     faces = np.array([[0, 1, 2]], np.int32)
-    blend_triangles(np.zeros((2, 2, 3), np.uint8), screen, faces, np.zeros((3, 3), np.float32), 0.5, (0, 0, 2, 2))
+    rgb = light_vertices(screen, faces, screen[0], screen[1])
+    blend_triangles(np.zeros((2, 2, 3), np.uint8), screen, faces, rgb, 0.5, (0, 0, 2, 2))
     label_pixels(np.zeros((2, 2), np.uint8), screen, faces, np.ones(1, np.uint8), (0, 0, 2, 2))
+
+
+@_compile
+def _light(vertices_m, faces, skin_rgb, key_light, normals, rgb):
+    for f in range(len(faces)):
+        a, b, c = vertices_m[faces[f, 0]], vertices_m[faces[f, 1]], vertices_m[faces[f, 2]]
+        ux, uy, uz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
+        vx, vy, vz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
+        for k in range(3):
+            # By the triangles' areas: the cross product is twice as long as its triangle is large.
+            normals[faces[f, k], 0] += uy * vz - uz * vy
+            normals[faces[f, k], 1] += uz * vx - ux * vz
+            normals[faces[f, k], 2] += ux * vy - uy * vx
+    one, zero, tiny = np.float32(1.0), np.float32(0.0), np.float32(1e-20)
+    for v in range(len(vertices_m)):
+        x, y, z = vertices_m[v, 0], vertices_m[v, 1], vertices_m[v, 2]
+        nx, ny, nz = normals[v, 0], normals[v, 1], normals[v, 2]
+        length = math.sqrt(nx * nx + ny * ny + nz * nz) + tiny
+        distance = math.sqrt(x * x + y * y + z * z) + tiny
+        facing = min(one, max(zero, -(nx * x + ny * y + nz * z) / (length * distance)))
+        key = min(one, max(zero, (nx * key_light[0] + ny * key_light[1] + nz * key_light[2]) / length))
+        lit = np.float32(0.22) + np.float32(0.36) * facing + np.float32(0.50) * key
+        shine = np.float32(0.20) * (one - facing) ** 3 + np.float32(0.10) * key**16
+        for k in range(3):
+            rgb[v, k] = np.float32(255.0) * min(one, skin_rgb[k] * lit + shine)
 
 
 @_compile
