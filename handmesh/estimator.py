@@ -77,6 +77,7 @@ class HandMeshEstimator:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="handmesh detector")
         self._answer: Future[list[Detection]] | None = None
         self._asked_s: float | None = None
+        self._tracks_then: list[Track] = []
         self._frames_since_asked = 0
         self._tracker = Tracker(max_hands)
 
@@ -176,10 +177,10 @@ class HandMeshEstimator:
             has_hands = bool(self._tracker.in_view)
             is_due = self._answer.done() if self._is_live else (not has_hands or self._frames_since_asked >= _ANSWER_AFTER_FRAMES)
             if is_due:
-                self._tracker.update(self._answer.result(), time_s)
+                self._tracker.update(self._answer.result(), time_s, self._tracks_then)
                 self._answer = None
         if self._answer is None and self._tracker.wants_detector(time_s, self._asked_s):
-            self._asked_s, self._frames_since_asked = time_s, 0
+            self._asked_s, self._frames_since_asked, self._tracks_then = time_s, 0, self._tracker.in_view
             waits = not self._is_live and not self._tracker.in_view
             # The caller may draw on the picture while the detector still looks at it.
             self._answer = self._thread.submit(self._detect, image_rgb if waits else image_rgb.copy())

@@ -21,13 +21,15 @@ _SURE_OF_SIDE = 1.0
 # The network must doubt a hand in so many frames in a row before it is lost, or be this sure in one.
 _DOUBTS = 3
 _SURELY_ABSENT = 0.05
-# How often the detector looks while all hands are followed, and while one may be missing or is not confirmed.
+# How often the detector looks while all hands are followed, and while one may be missing or is in doubt.
 _CHECK_EVERY_S = 1.0
 _SEARCH_EVERY_S = 0.5
 # A hand that only the network sees is no longer believed after this time.
 _UNCONFIRMED_S = 2.0
 # The crop starts anew from the detector's landmarks where what is followed lies farther from them, in sides of the box.
 _ASTRAY = 0.35
+# Where they are farther apart than this, the detector looks again soon.
+_DISAGREES = 0.1
 # Two followed hands are one where their keypoints lie this close, in sides of the box.
 _SAME_HAND = 0.2
 
@@ -43,6 +45,7 @@ class Track:
         right_evidence: summed votes; positive for a right hand.
         confirmed_s: when the detector saw it last.
         keypoints_px: (21, 2) where the network saw it last; None when only the detector has.
+        disagreement: how far the network's keypoints were from the newest detection's, in sides of its box.
         doubts: frames in a row in which the network saw no hand.
         is_lost: out of view; remembered for a while.
     """
@@ -53,6 +56,7 @@ class Track:
     right_evidence: float
     confirmed_s: float = 0.0
     keypoints_px: np.ndarray | None = None
+    disagreement: float = 0.0
     doubts: int = 0
     is_lost: bool = False
 
@@ -91,12 +95,13 @@ class Tracker:
         """The hands to look at in this frame."""
         return [track for track in self._tracks.values() if not track.is_lost]
 
-    def update(self, detections: Sequence[Detection], time_s: float) -> list[Track]:
+    def update(self, detections: Sequence[Detection], time_s: float, then: Sequence[Track] = ()) -> list[Track]:
         """Take in what the detector found: the nearest pair first, never farther apart than a hand's own size.
 
         Args:
             detections: of one frame.
-            time_s: its time; not before that of the last call.
+            time_s: now; not before that of the last call.
+            then: the tracks as they were in the detector's frame, where that is not the newest.
 
         Returns:
             One track for each detection, in the same order; all are in view, unless there are more than `max_hands`.
@@ -107,6 +112,7 @@ class Tracker:
             for key, track in alive.items()
             for index, detection in enumerate(detections)
         )
+        keypoints_then_px = {track.id: track.keypoints_px for track in then}
         owner: dict[int, int] = {}
         for distance, key, index in pairs:
             if distance < 1 and key not in owner.values() and index not in owner:
@@ -115,7 +121,7 @@ class Tracker:
         for index, detection in enumerate(detections):
             vote = _DETECTOR_VOTE * (detection.score if detection.is_right else -detection.score)
             if index in owner:
-                track = _confirm(alive[owner[index]], detection, time_s, vote)
+                track = _confirm(alive[owner[index]], detection, time_s, vote, keypoints_then_px.get(owner[index]))
             else:
                 track = Track(self._next_id, detection, time_s, vote, time_s)
                 self._next_id += 1
@@ -174,7 +180,9 @@ class Tracker:
         if not hands or asked_s is None:
             return True
         is_complete = self._max_hands is not None and len(hands) >= self._max_hands
-        is_confirmed = all(track.confirmed_s >= asked_s and abs(track.right_evidence) >= _SURE_OF_SIDE for track in hands)
+        is_confirmed = all(
+            track.confirmed_s >= asked_s and track.disagreement < _DISAGREES and abs(track.right_evidence) >= _SURE_OF_SIDE for track in hands
+        )
         return time_s - asked_s >= (_CHECK_EVERY_S if is_complete and is_confirmed else _SEARCH_EVERY_S)
 
     def _forget(self, time_s: float) -> None:
@@ -186,13 +194,17 @@ class Tracker:
                 self._tracks[track.id] = replace(track, is_lost=True)
 
 
-def _confirm(track: Track, detection: Detection, time_s: float, vote: float) -> Track:
+def _confirm(track: Track, detection: Detection, time_s: float, vote: float, keypoints_then_px: np.ndarray | None) -> Track:
     """The track after the detector saw its hand."""
-    keypoints_px = None if track.is_lost else track.keypoints_px
+    keypoints_px, disagreement = None if track.is_lost else track.keypoints_px, 0.0
     if keypoints_px is not None and detection.landmarks_px is not None:
-        distance_px = np.linalg.norm(keypoints_px - detection.landmarks_px, axis=1).mean()
-        if distance_px > _ASTRAY * _side_px(detection.box_px):
+        offsets_px = detection.landmarks_px - (keypoints_px if keypoints_then_px is None else keypoints_then_px)
+        disagreement = float(np.linalg.norm(offsets_px, axis=1).mean() / max(_side_px(detection.box_px), 1e-6))
+        if disagreement > _ASTRAY:
             keypoints_px = None
+        else:
+            # A crop that is made around a wrong answer can give that answer again and again: half way to the detector's, as in a first look.
+            keypoints_px = keypoints_px + offsets_px / 2
     return replace(
         track,
         detection=detection,
@@ -200,6 +212,7 @@ def _confirm(track: Track, detection: Detection, time_s: float, vote: float) -> 
         right_evidence=_MEMORY * track.right_evidence + vote,
         confirmed_s=time_s,
         keypoints_px=keypoints_px,
+        disagreement=disagreement,
         doubts=0,
         is_lost=False,
     )

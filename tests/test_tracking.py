@@ -110,6 +110,18 @@ def test_what_has_gone_astray_starts_anew_from_the_detector():
     assert track.points_px is track.keypoints_px is not None
 
 
+def test_a_confirmed_crop_moves_half_way_to_the_detector():
+    """By what they differed in the detector's own frame: the hand has moved on since."""
+    tracker = Tracker()
+    (track,) = tracker.update([_at(0, landmarks=True)], 0.0)
+    tracker.follow(track, _hand(track, 10.0), FRAME_S)
+    then = tracker.in_view
+    tracker.follow(track, _hand(track, 50.0), 5 * FRAME_S)
+    (track,) = tracker.update([_at(4.0, landmarks=True)], 6 * FRAME_S, then)
+    assert track.points_px == pytest.approx((47.0, 200.0) + 100 * _UNIT_POINTS)
+    assert track.disagreement == pytest.approx(0.06)
+
+
 def test_a_hand_that_only_the_network_sees_is_not_believed_for_ever():
     tracker = Tracker(max_hands=2)
     (track,) = tracker.update([_at(0)], 0.0)
@@ -158,7 +170,7 @@ def test_the_detector_is_asked_at_the_start_when_a_hand_is_lost_and_now_and_then
     assert tracker.wants_detector(91 * FRAME_S, asked_s)
 
 
-@pytest.mark.parametrize("why", ["another hand may come", "not confirmed", "the side is in doubt"])
+@pytest.mark.parametrize("why", ["another hand may come", "not confirmed", "the side is in doubt", "they disagree"])
 def test_the_detector_is_asked_more_often_while_something_is_open(why):
     tracker = Tracker(max_hands=2 if why == "another hand may come" else 1)
     (track,) = tracker.update([_at(0)], 0.0)
@@ -167,6 +179,8 @@ def test_the_detector_is_asked_more_often_while_something_is_open(why):
     if why == "not confirmed":
         asked_s = 1.0
         tracker.update([], asked_s)
+    if why == "they disagree":
+        tracker.update([_at(15.0, landmarks=True)], 0.0)
     if why == "the side is in doubt":
         for _ in range(30):
             tracker.vote(track, -4.0)

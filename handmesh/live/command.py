@@ -101,9 +101,10 @@ def run_demo(command: DemoCommand) -> None:
     if not cameras.is_known:
         print(f"camera unknown: assuming a field of view of {ASSUMED_FOV_DEG:g} degrees (set --fov, --focal or --intrinsics)")
     screen = None if command.no_window else _open_screen()
-    # Before the clock starts: the first picture shall cost what the others do.
+    draws = screen is not None or bool({"overlay", "mask"} & set(kinds))
     with ThreadPoolExecutor(1) as thread:
-        if screen is not None or {"overlay", "mask"} & set(kinds):
+        if draws and source.is_stream:
+            # Before the clock starts, so that the first frame costs what the others do. A picture's mesh need not wait for it.
             thread.submit(prepare_overlay)
         estimator.prepare()
     sinks = open_sinks(kinds, command.output, source, estimator.hand_model)
