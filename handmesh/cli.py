@@ -31,10 +31,9 @@ _SYSTEM_PACKAGES = {
 }
 # Package of an extra -> the extra.
 _EXTRAS = {
-    "numba": "synth",
-    "threadpoolctl": "synth",
     "smplx": "mano",
     **dict.fromkeys(("torch", "torchvision", "timm", "lightning", "onnx", "onnxscript"), "train"),
+    **dict.fromkeys(("nncf", "coremltools"), "export"),
 }
 
 
@@ -118,6 +117,17 @@ def hand() -> None:
         run_hand(argv)
 
     sys.exit(guard("handmesh-hand", body))
+
+
+def bench() -> None:
+    """handmesh-bench."""
+
+    def body(argv: Sequence[str]) -> None:
+        from handmesh.bench.command import run_bench
+
+        run_bench(argv)
+
+    sys.exit(guard("handmesh-bench", body))
 
 
 def guard(program: str, body: Callable[[Sequence[str]], None]) -> int:

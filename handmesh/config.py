@@ -9,7 +9,7 @@ import io
 import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -123,8 +123,34 @@ def parse_flags(cls: type[Config], arguments: Sequence[str], program: str, defau
     if unknown:
         known = [f"--{name}" for name in _flag_names(cls)]
         flag = unknown[0].split("=")[0].replace("_", "-")
-        raise UserError(f"unknown argument '{unknown[0]}' of {program};{_nearest(flag, known)} --help lists all")
+        raise UserError(f"unknown argument '{unknown[0]}' of {program};{nearest(flag, known)} --help lists all")
     return config
+
+
+def parse_subcommand(commands: Mapping[str, type], arguments: Sequence[str], program: str) -> Any:
+    """The dataclass that `PROGRAM NAME [flags]` asks for.
+
+    Args:
+        commands: name -> dataclass; the first line of its docstring is its help.
+        arguments: the name, then its flags.
+        program: its name, for the help.
+
+    Raises:
+        UserError: no name or an unknown one, or as `parse_flags`.
+        SystemExit: after the help was printed.
+    """
+    name = arguments[0] if arguments else ""
+    names = ",".join(commands)
+    if name in ("-h", "--help"):
+        width = max(map(len, commands)) + 2
+        print(f"usage: {program} {{{names}}} [--help] [flags]\n")
+        for each, cls in commands.items():
+            print(f"  {each:<{width}}{(cls.__doc__ or '').splitlines()[0]}")
+        raise SystemExit(0)
+    if name not in commands:
+        came = f"got '{name}';{nearest(name, commands)}" if name else "got nothing;"
+        raise UserError(f"expected one of '{program} {{{names}}}', {came} {program} --help says what they do")
+    return parse_flags(commands[name], arguments[1:], f"{program} {name}")
 
 
 def _without_box(text: str) -> str:
@@ -154,7 +180,7 @@ def _dataclass_from(cls: Any, values: Any, where: str, prefix: str) -> Any:
     converted = {}
     for key, value in values.items():
         if key not in fields:
-            raise UserError(f"unknown setting '{prefix}{key}' in {where};{_nearest(str(key), list(fields))} known: {', '.join(fields)}")
+            raise UserError(f"unknown setting '{prefix}{key}' in {where};{nearest(str(key), fields)} known: {', '.join(fields)}")
         converted[key] = _convert(hints[key], value, where, f"{prefix}{key}")
     required = [
         name
@@ -220,8 +246,9 @@ def _number(kind: type, value: Any, wrong: Any) -> int | float:
     return int(value) if isinstance(value, int) else int(number)
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ " did you mean 'X'?" where one of the known names is near, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" did you mean '{close[0]}'?" if close else ""
 
 

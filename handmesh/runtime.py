@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +25,7 @@ METADATA_KEY = "handmesh"
 METADATA_FORMAT = 1
 INPUT = "crops"
 OUTPUTS = ("rot6d", "betas", "camera", "presence_logit", "right_logit")
-# Static batch sizes that are compiled at load; static is 8-25 % faster than dynamic.
+# Crops go through the network in batches of these sizes, each compiled when it is first needed; static is 8-25 % faster than dynamic.
 BATCH_SIZES = (2, 1)
 
 Runtime = Literal["openvino", "onnxruntime"]
@@ -53,11 +56,15 @@ class Predictor:
     """One exported network on one runtime.
 
     Args:
-        path: an ONNX file written by `handmesh-export`.
+        path: an ONNX file or an OpenVINO IR (.xml, with its .bin beside it) written by `handmesh-export`; None for the embedded network.
         hand_model_id: the model that will be posed; None accepts any.
-        runtime: "openvino" or "onnxruntime".
-        precision: of the computation, never implicit. "bf16" needs OpenVINO and costs up to 1 mm.
+        runtime: "openvino" or "onnxruntime", which reads ONNX files alone.
+        precision: of the computation, never implicit. "bf16" needs OpenVINO and costs up to 1 mm. None: what the file was made for, which
+            is f32 unless it was exported with bf16. What a file holds as int8 is computed as such in either.
         threads: of the network; 0 lets the runtime choose.
+
+    Attributes:
+        precision: that is computed in.
 
     Raises:
         UserError: a file that is missing, broken, or made for something else.
@@ -68,17 +75,35 @@ class Predictor:
         path: str | Path | None = None,
         hand_model_id: str | None = None,
         runtime: Runtime = "openvino",
-        precision: Precision = "f32",
+        precision: Precision | None = None,
         threads: int = 0,
     ) -> None:
         self.path = DEFAULT_MODEL if path is None else Path(path)
         self.info = read_network_info(self.path, hand_model_id)
-        if runtime == "onnxruntime" and precision != "f32":
-            raise UserError(f"expected --precision f32 with --runtime onnxruntime, got {precision}; use --runtime openvino for it")
+        self.precision: Precision = precision or ("bf16" if self.info.metadata.get("precision") == "bf16" else "f32")
+        if runtime == "onnxruntime" and self.path.suffix == ".xml":
+            raise UserError(f"expected an .onnx file with --runtime onnxruntime, got '{self.path}'; leave --runtime out")
+        if runtime == "onnxruntime" and self.precision != "f32":
+            raise UserError(f"expected --precision f32 with --runtime onnxruntime, got {self.precision}; use --runtime openvino for it")
         if runtime == "openvino":
-            self._networks = _load_openvino(self.path, self.info.input_size_px, precision, threads)
+            self._compile = _openvino_compiler(self.path, self.info.input_size_px, self.precision, threads)
         else:
-            self._networks = _load_onnxruntime(self.path, threads)
+            self._compile = _onnxruntime_compiler(self.path, threads)
+        self._networks: dict[int, Network] = {}
+        # The smallest always, so that a file that cannot run is refused here.
+        self.prepare(1)
+
+    def prepare(self, *batch_sizes: int) -> None:
+        """Compile for so many crops at once now, rather than with the first such call.
+
+        Args:
+            batch_sizes: out of `BATCH_SIZES`.
+        """
+        for size in batch_sizes:
+            if size not in BATCH_SIZES:
+                raise ValueError(f"expected batch sizes out of {BATCH_SIZES}, got {size}")
+            if size not in self._networks:
+                self._networks[size] = self._compile(size)
 
     def __call__(self, crops: np.ndarray) -> list[HandParams]:
         """Predict hands.
@@ -89,8 +114,16 @@ class Predictor:
         Returns:
             N parameters.
         """
+        return outputs_to_params(self.outputs(crops)) if len(crops) else []
+
+    def outputs(self, crops: np.ndarray) -> dict[str, np.ndarray]:
+        """What the network gives for one crop or more, before it is made into parameters: `OUTPUTS` by name, each (N, ...)."""
         expect_crops(crops, self.info.input_size_px)
-        return [params for batch in _split(crops) for params in outputs_to_params(self._networks[len(batch)](batch))]
+        parts = []
+        for batch in _split(crops):
+            self.prepare(len(batch))
+            parts.append(self._networks[len(batch)](batch))
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
 
 
 def expect_crops(crops: np.ndarray, size_px: int) -> None:
@@ -107,19 +140,26 @@ def read_network_info(path: Path, hand_model_id: str | None = None) -> NetworkIn
     """Read and check an exported network's metadata, without a runtime.
 
     Raises:
-        UserError: no file, no ONNX, no handmesh metadata, another format or crop rule, or another hand model.
+        UserError: no file, neither ONNX nor an OpenVINO IR with both of its files, no handmesh metadata, another format or crop rule, or
+            another hand model.
     """
+    what = "an .xml (with its .bin) or .onnx file of handmesh-export" if path.suffix == ".xml" else "a network's .onnx file"
     if not path.is_file():
-        raise UserError(f"expected a network's .onnx file, got '{path}', which does not exist; leave --model out for the embedded one")
+        raise UserError(f"expected {what}, got '{path}', which does not exist; leave --model out for the embedded one")
+    if path.suffix == ".xml" and not path.with_suffix(".bin").is_file():
+        raise UserError(
+            f"expected the weights '{path.with_suffix('.bin')}' beside '{path.name}', which are not there; keep the two together"
+        )
     try:
-        text = _read_metadata_props(path.read_bytes()).get(METADATA_KEY)
+        data = path.read_bytes()
+        text = _read_rt_info(data) if path.suffix == ".xml" else _read_metadata_props(data).get(METADATA_KEY)
         metadata = json.loads(text) if text is not None else None
         if metadata is not None and not {"hand_model", "input_size_px", "variant"} <= set(dict(metadata)):
             raise ValueError("incomplete")
     except OSError as error:
-        raise UserError(f"expected a network's .onnx file, got '{path}', which cannot be read ({error.strerror})") from error
+        raise UserError(f"expected {what}, got '{path}', which cannot be read ({error.strerror})") from error
     except (ValueError, IndexError, TypeError) as error:
-        raise UserError(f"expected a network's .onnx file, got '{path}', which is corrupted; export it again") from error
+        raise UserError(f"expected {what}, got '{path}', which is corrupted; export it again") from error
     if metadata is None:
         raise UserError(f"expected a network exported by handmesh-export, got '{path}', which has no handmesh metadata; export it again")
     expected = {"format": METADATA_FORMAT, "crop_rule": CROP_RULE, "root": JOINTS[ROOT]}
@@ -142,6 +182,14 @@ def _read_metadata_props(data: bytes) -> dict[str, str]:
             entry = {key: bytes(text).decode() for key, text in _protobuf_fields(value)}
             props[entry.get(1, "")] = entry.get(2, "")
     return props
+
+
+def _read_rt_info(data: bytes) -> str | None:
+    """The "handmesh" entry of an OpenVINO IR's rt_info: an attribute's value near the end of the file."""
+    if not data.rstrip().endswith(b"</net>"):
+        raise ValueError("no network, or truncated")
+    found = re.search(rb'<handmesh value="([^"]*)"', data)
+    return html.unescape(found[1].decode()) if found else None
 
 
 def _protobuf_fields(data: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -178,46 +226,59 @@ def _protobuf_fields(data: bytes | memoryview) -> Iterator[tuple[int, memoryview
                 raise ValueError("not protobuf")
 
 
-def _load_openvino(path: Path, size: int, precision: Precision, threads: int) -> dict[int, Network]:
+def _openvino_compiler(path: Path, size: int, precision: Precision, threads: int) -> Callable[[int], Network]:
     import openvino
 
     core = openvino.Core()
     config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
-    try:
+    with _openvino_can(path):
         model = core.read_model(path)
-        networks = {}
-        for batch in BATCH_SIZES:
+
+    def compile_for(batch: int) -> Network:
+        with _openvino_can(path):
             model.reshape([batch, size, size, 3])
-            networks[batch] = _openvino_network(core.compile_model(model, "CPU", config))
-        return networks
+            return _openvino_network(core.compile_model(model, "CPU", config))
+
+    return compile_for
+
+
+@contextmanager
+def _openvino_can(path: Path) -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:
         raise UserError(f"expected a network that OpenVINO can run, got '{path}', which it refuses; export it again") from error
 
 
 def _openvino_network(compiled: Any) -> Network:
     request = compiled.create_infer_request()
-    outputs = {name: compiled.output(name) for name in OUTPUTS}
+    crops_in = request.get_input_tensor(0).data
+    outputs = {name: request.get_tensor(compiled.output(name)).data for name in OUTPUTS}
 
     def network(crops: np.ndarray) -> dict[str, np.ndarray]:
-        results = request.infer([crops])
-        # OpenVINO hands out views of memory that the next call overwrites.
-        return {name: results[output].copy() for name, output in outputs.items()}
+        crops_in[...] = crops
+        request.infer()
+        # Views of memory that the next call overwrites.
+        return {name: values.copy() for name, values in outputs.items()}
 
     return network
 
 
-def _load_onnxruntime(path: Path, threads: int) -> dict[int, Network]:
+def _onnxruntime_compiler(path: Path, threads: int) -> Callable[[int], Network]:
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf  # pyright: ignore
 
-    def load(batch: int) -> Network:
+    def compile_for(batch: int) -> Network:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
         options.add_free_dimension_override_by_name("batch", batch)
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        try:
+            session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
+            raise UserError(f"expected a network that ONNX Runtime can run, got '{path}', which it refuses; export it again") from error
 
         def network(crops: np.ndarray) -> dict[str, np.ndarray]:
             values = session.run(list(OUTPUTS), {INPUT: crops})
@@ -225,10 +286,7 @@ def _load_onnxruntime(path: Path, threads: int) -> dict[int, Network]:
 
         return network
 
-    try:
-        return {batch: load(batch) for batch in BATCH_SIZES}
-    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
-        raise UserError(f"expected a network that ONNX Runtime can run, got '{path}', which it refuses; export it again") from error
+    return compile_for
 
 
 def _split(crops: np.ndarray) -> Iterator[np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -59,11 +59,33 @@ class StageTimes:
         """Take over another's stages (all, or those named), in its order, after one's own."""
         self._stages.update({name: other._stages[name] for name in names or other.names})
 
+    def calls(self, name: str) -> int:
+        """How often a stage ran; 0 for one that was never met."""
+        return self._stages[name].calls if name in self._stages else 0
+
+    def total_s(self, name: str) -> float:
+        """Seconds spent in a stage, all calls together; 0 for one that was never met."""
+        return self._stages[name].total_s if name in self._stages else 0.0
+
+    def percentiles_ms(self, name: str, percents: Sequence[float]) -> tuple[float, ...]:
+        """For each percent, the time that so many of a stage's newest calls do not exceed.
+
+        Raises:
+            KeyError: the stage was never met.
+        """
+        if name not in self._stages:
+            raise KeyError(name)
+        return tuple(1e3 * float(value) for value in np.percentile(self._stages[name].newest_s, percents))
+
+    def clear(self) -> None:
+        """Forget all stages."""
+        self._stages.clear()
+
     def table(self) -> list[tuple[str, int, float, float, float]]:
         """Rows of (stage, calls, median ms, 95th percentile ms, share of all stages' time in 0..1)."""
         total_s = sum(stage.total_s for stage in self._stages.values()) or 1.0
         rows = []
         for name, stage in self._stages.items():
-            median_s, p95_s = np.percentile(stage.newest_s, (50, 95))
-            rows.append((name, stage.calls, 1e3 * float(median_s), 1e3 * float(p95_s), stage.total_s / total_s))
+            median_ms, p95_ms = self.percentiles_ms(name, (50, 95))
+            rows.append((name, stage.calls, median_ms, p95_ms, stage.total_s / total_s))
         return rows

@@ -181,7 +181,8 @@ class Tracker:
             return True
         is_complete = self._max_hands is not None and len(hands) >= self._max_hands
         is_confirmed = all(
-            track.confirmed_s >= asked_s and track.disagreement < _DISAGREES and abs(track.right_evidence) >= _SURE_OF_SIDE for track in hands
+            track.confirmed_s >= asked_s and track.disagreement < _DISAGREES and abs(track.right_evidence) >= _SURE_OF_SIDE
+            for track in hands
         )
         return time_s - asked_s >= (_CHECK_EVERY_S if is_complete and is_confirmed else _SEARCH_EVERY_S)
 
@@ -200,11 +201,8 @@ def _confirm(track: Track, detection: Detection, time_s: float, vote: float, key
     if keypoints_px is not None and detection.landmarks_px is not None:
         offsets_px = detection.landmarks_px - (keypoints_px if keypoints_then_px is None else keypoints_then_px)
         disagreement = float(np.linalg.norm(offsets_px, axis=1).mean() / max(_side_px(detection.box_px), 1e-6))
-        if disagreement > _ASTRAY:
-            keypoints_px = None
-        else:
-            # A crop that is made around a wrong answer can give that answer again and again: half way to the detector's, as in a first look.
-            keypoints_px = keypoints_px + offsets_px / 2
+        # A crop that is made around a wrong answer can give that answer again and again: half way to the detector's, as in a first look.
+        keypoints_px = None if disagreement > _ASTRAY else keypoints_px + offsets_px / 2
     return replace(
         track,
         detection=detection,

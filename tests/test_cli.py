@@ -91,7 +91,7 @@ def test_flags_reach_the_command():
         (ImportError("libodd.so.7: cannot open shared object file: No such file or directory"), "libodd.so.7"),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), 'pip install "handmesh[train]"'),
         (ModuleNotFoundError("No module named 'timm.models'", name="timm.models"), 'pip install "handmesh[train]"'),
-        (ModuleNotFoundError("No module named 'numba'", name="numba"), 'pip install "handmesh[synth]"'),
+        (ModuleNotFoundError("No module named 'nncf'", name="nncf"), 'pip install "handmesh[export]"'),
     ],
 )
 def test_a_missing_part_is_one_line_with_its_cure(capsys, error, says):

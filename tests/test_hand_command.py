@@ -229,7 +229,7 @@ def test_the_window_shows_the_picture_until_it_is_closed(run: Callable, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "handmesh-hand show"),
+        ((), "handmesh-hand {show,fit}"),
         (("shwo",), "did you mean 'show'?"),
         (("show", "--pose", "fits"), "did you mean 'fist'?"),
         (("show", "--angles", "index_pp=3"), "did you mean 'index_pip'?"),

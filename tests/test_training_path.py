@@ -137,7 +137,7 @@ def test_from_the_archive_to_the_demo(place, capfd):
     assert errors.mpjpe_mm.mean() < 3
 
     network = place / "heart.onnx"
-    assert run(cli.export, "--checkpoint", checkpoint, "--out", network, "--hand-model", "mano") == 0
+    assert run(cli.export, checkpoint, "--out", network, "--hand-model", "mano") == 0
     truth = as_evaluation(place / "freihand", place / "learnt")
     assert run(cli.evaluate, "--data", truth, "--model", network, "--crop", "gt", "--out", place / "scores") == 0
     scores = json.loads((place / "scores" / "scores.json").read_text(encoding="utf-8"))["scores"]

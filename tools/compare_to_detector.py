@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from detector_frames import distance_over_box, frames_rgb
+from detector_frames import frames_rgb
 from rich.progress import track
 
+from handmesh.bench.loop import distance_over_box
 from handmesh.cli import guard
 from handmesh.detection import HandDetector
 from handmesh.errors import UserError

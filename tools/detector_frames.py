@@ -1,4 +1,4 @@
-"""What tools that hold a network against MediaPipe on a video have in common: the frames, and the distance."""
+"""The frames of a video, for tools that hold a network against MediaPipe on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from handmesh.errors import UserError
-from handmesh.records import Detection
 
 
 def frames_rgb(path: str | Path, every: int = 1) -> Iterator[tuple[float, np.ndarray]]:
@@ -32,10 +31,3 @@ def frames_rgb(path: str | Path, every: int = 1) -> Iterator[tuple[float, np.nda
             index += 1
     finally:
         video.release()
-
-
-def distance_over_box(points_px: np.ndarray, detection: Detection) -> float:
-    """Mean distance of 21 points to the detector's landmarks over the larger side of its box."""
-    assert detection.landmarks_px is not None
-    side_px = (detection.box_px[2:] - detection.box_px[:2]).max()
-    return float(np.linalg.norm(points_px - detection.landmarks_px, axis=1).mean() / side_px)

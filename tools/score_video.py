@@ -7,9 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from detector_frames import distance_over_box, frames_rgb
+from detector_frames import frames_rgb
 from rich.progress import track
 
+from handmesh.bench.loop import distance_over_box
 from handmesh.detection import HandDetector
 from handmesh.errors import UserError
 from handmesh.estimator import place_hand

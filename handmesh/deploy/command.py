@@ -6,34 +6,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Weights = Literal["f32", "fp16"]
+import tyro
+
+Format = Literal["onnx", "openvino", "coreml", "tensorrt"]
+Precision = Literal["f32", "fp16", "bf16", "int8"]
+
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "coreml": ".mlpackage", "tensorrt": ".engine"}
 
 
 @dataclass(frozen=True)
 class ExportCommand:
-    """Fuse a checkpoint's network, compare it with its training form, and write it as ONNX."""
+    """Fuse a checkpoint's network, write it for a runtime, and say how far it is from its training form."""
 
-    checkpoint: Path
+    checkpoint: tyro.conf.Positional[Path]
     """last.pt of handmesh-train."""
-    out: Path
-    """The .onnx file."""
-    precision: Weights = "f32"
-    """How weights are stored; fp16 halves the file, computation stays f32."""
+    out: Path | None = None
+    """The file; without it, the checkpoint's name with the format's ending: .onnx, .xml (and .bin), .mlpackage or .engine."""
+    precision: Precision = "f32"
+    """fp16: weights stored in half. bf16: computed in bf16. int8: quantised, needs --calibration. See docs/deploy.md for who takes what."""
     hand_model: str = "open"
     """'open', or the path of the npz of the hand model that the network was trained for."""
+    format: Format = "onnx"
+    """onnx and openvino are what handmesh runs; coreml is for Apple's devices, tensorrt for NVIDIA's."""
+    calibration: Path | None = None
+    """Pictures for int8: a set of handmesh-synth, FreiHAND's folder, or a folder of crops. 364 of them are used."""
 
 
 def run_export(command: ExportCommand) -> Path:
     """Export, and say how far the file is from the network that was trained.
 
     Raises:
-        UserError: a bad checkpoint, another hand model, a file beyond its parity limit, or an unwritable one.
+        UserError: flags that do not go together, a bad checkpoint, another hand model, no pictures to calibrate with, a file beyond its
+            parity limit, or an unwritable one.
     """
     from handmesh.deploy.export import export_checkpoint
 
-    report = export_checkpoint(command.checkpoint, command.out, command.precision, command.hand_model)
+    out = command.out or command.checkpoint.with_suffix(SUFFIXES[command.format])
+    report = export_checkpoint(command.checkpoint, out, command.precision, command.hand_model, command.format, command.calibration)
     print(
-        f"{command.out}: {report.size_mb:.1f} MB, {command.precision} weights; mean vertex distance to the trained network over "
-        f"{report.pictures} pictures: fused f64 {report.fused_f64_mm:.1e} mm, this file {report.file_mm:.1e} mm"
+        f"{report.path}: {report.size_mb:.1f} MB, {command.format} {command.precision}; mean vertex distance to the trained network over "
+        f"{report.pictures} pictures{' held out from calibration' if command.precision == 'int8' else ''}: "
+        f"fused f64 {report.fused_f64_mm:.1e} mm, {report.compared} {report.file_mm:.1e} mm (limit {report.limit_mm:g})"
     )
-    return command.out
+    for note in report.notes:
+        print(note)
+    return report.path

@@ -1,40 +1,42 @@
-"""Training form -> fused -> ONNX, each step compared with the one before in millimetres."""
+"""Training form -> fused -> a runtime's file, each compared with the training form in millimetres before anything is written."""
 
 from __future__ import annotations
 
-import copy
-import json
-import logging
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import onnx
-import torch
-from torch import Tensor, nn
 
 from handmesh import __version__
-from handmesh.deploy.command import Weights
+from handmesh.deploy import coreml, onnx_file, openvino_ir, tensorrt_engine
+from handmesh.deploy.calibration import read_calibration
+from handmesh.deploy.command import SUFFIXES, Format, Precision
+from handmesh.deploy.graph import DeployNet, fuse
+from handmesh.deploy.job import Form, Job, Written, fuse_and_compare
+from handmesh.deploy.onnx_graph import to_onnx
+from handmesh.deploy.parity import LIMIT_MM, parity_pictures, vertices_of
 from handmesh.errors import UserError
 from handmesh.geometry.crop import CROP_RULE
-from handmesh.geometry.rotation import rot6d_to_rotmat
 from handmesh.hand_model import HandModel, load_hand_model
-from handmesh.hand_model.skinning import skin
-from handmesh.runtime import INPUT, METADATA_FORMAT, METADATA_KEY, OUTPUTS
-from handmesh.skeleton import JOINTS, MANO_JOINTS, ROOT
+from handmesh.runtime import METADATA_FORMAT
+from handmesh.skeleton import JOINTS, ROOT
 from handmesh.training.checkpoint import Checkpoint, load_checkpoint, net_from_checkpoint
 from handmesh.training.model import HandNet
-from handmesh.wholefile import replacing
 
-PARITY_PICTURES = 64
-# Mean vertex distance to the training form in f64, in millimetres.
-FUSED_F64_LIMIT_MM = 1e-6
-FILE_LIMIT_MM: dict[Weights, float] = {"f32": 0.01, "fp16": 0.1}
+# The steps by themselves, for those who measure them.
+__all__ = ["DeployNet", "ExportReport", "checkpoint_metadata", "export_checkpoint", "export_net", "fuse", "parity_pictures"]
+__all__ += ["to_onnx", "vertices_of", "write_form"]
 
-_OPSET = 18
+# What a format cannot hold, and what to take instead.
+_REFUSED: dict[tuple[Format, Precision], str] = {
+    ("onnx", "bf16"): "ONNX on a CPU; export --format openvino --precision bf16, or run an f32 file with handmesh-demo --precision bf16",
+    ("onnx", "int8"): "ONNX; export --format openvino --precision int8",
+    ("coreml", "bf16"): "Core ML; export --precision fp16",
+    ("coreml", "int8"): "Core ML; export --precision fp16",
+    ("tensorrt", "int8"): "TensorRT; export --precision fp16 or bf16",
+}
 
 
 @dataclass(frozen=True)
@@ -42,77 +44,117 @@ class ExportReport:
     """How far an exported network is from the trained one.
 
     Attributes:
+        path: of the file, or of what stands in for it where the format's own tool is missing.
         pictures: how many were compared.
-        fused_f64_mm: mean vertex distance of the fused network in double precision.
-        file_mm: mean vertex distance of the file, run by ONNX Runtime.
-        size_mb: of the file.
+        fused_f64_mm: mean vertex distance of the fused network, arranged for runtimes, in double precision.
+        compared: what the next number is of.
+        file_mm: mean vertex distance of the file.
+        limit_mm: that it kept.
+        size_mb: of the file, with its weights.
+        notes: sentences for people.
     """
 
+    path: Path
     pictures: int
     fused_f64_mm: float
+    compared: str
     file_mm: float
+    limit_mm: float
     size_mb: float
+    notes: tuple[str, ...] = ()
 
 
-class DeployNet(nn.Module):
-    """A fused network as it is exported: a tuple of `runtime.OUTPUTS`, and nothing that only training needs."""
-
-    def __init__(self, net: HandNet):
-        super().__init__()
-        self.net = net
-
-    def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
-        """Crops (N, S, S, 3) uint8 to `runtime.OUTPUTS`."""
-        prediction = self.net(crops)
-        return tuple(getattr(prediction, name) for name in OUTPUTS)
-
-
-def export_checkpoint(checkpoint_path: Path, out: Path, weights: Weights = "f32", hand_model: str = "open") -> ExportReport:
+def export_checkpoint(
+    checkpoint_path: Path,
+    out: Path,
+    precision: Precision = "f32",
+    hand_model: str = "open",
+    file_format: Format = "onnx",
+    calibration: Path | None = None,
+) -> ExportReport:
     """Export a checkpoint's averaged weights.
 
+    Args:
+        calibration: folder of pictures, for int8 alone; see `calibration.read_calibration`.
+
     Raises:
-        UserError: a bad checkpoint, another hand model, a file beyond its parity limit, or an unwritable one.
+        UserError: flags that do not go together, a bad checkpoint, another hand model, no pictures, a file beyond its parity limit, or an
+            unwritable one.
     """
-    if out.suffix != ".onnx":
-        raise UserError(f"expected --out to end in .onnx, got '{out}'")
+    _check_flags(out, precision, file_format, calibration)
     checkpoint = load_checkpoint(checkpoint_path)
     model = load_hand_model(hand_model)
     if model.id != checkpoint.hand_model:
         raise UserError(f"expected the hand model '{checkpoint.hand_model}' of '{checkpoint_path}', got '{model.id}'; give --hand-model")
-    return export_net(net_from_checkpoint(checkpoint), model, out, weights, checkpoint_metadata(checkpoint))
+    net = net_from_checkpoint(checkpoint)
+    pictures = None if calibration is None else read_calibration(calibration, net.size_px)
+    return export_net(net, model, out, precision, checkpoint_metadata(checkpoint), file_format, pictures)
 
 
-def export_net(net: HandNet, model: HandModel, out: Path, weights: Weights, metadata: dict[str, Any]) -> ExportReport:
+def export_net(
+    net: HandNet,
+    model: HandModel,
+    out: Path,
+    precision: Precision,
+    metadata: dict[str, Any],
+    file_format: Format = "onnx",
+    pictures: tuple[np.ndarray, np.ndarray] | None = None,
+) -> ExportReport:
     """Fuse, convert, compare and write.
 
     Args:
         net: the training form, in evaluation mode and f32.
         model: the hand whose parameters it gives.
         out: where the file goes, by a temporary name.
-        weights: how they are stored.
-        metadata: becomes the file's "handmesh" entry, with the parity added.
+        precision: of its weights (fp16) or of its arithmetic.
+        metadata: becomes the file's "handmesh" entry, with precision and parity added.
+        pictures: for int8: (N, S, S, 3) to calibrate with and (M, S, S, 3) to compare on, uint8. Other precisions are compared on
+            `parity_pictures`.
 
     Raises:
-        UserError: beyond a parity limit, or unwritable.
+        UserError: beyond a parity limit, a format that cannot hold the precision, or an unwritable file.
     """
-    crops = parity_pictures(net.size_px)
-    trained = copy.deepcopy(net).eval().double()
-    fused = fuse(trained)
-    reference_m = vertices_of(model, _run_torch(trained, crops))
-    fused_f64_mm = _distance_mm(vertices_of(model, _run_torch(fused, crops)), reference_m)
-    _check_parity("the fused network in f64", fused_f64_mm, FUSED_F64_LIMIT_MM)
+    _check_flags(out, precision, file_format, pictures)
+    calibration, crops = (None, parity_pictures(net.size_px)) if pictures is None else pictures
+    return write_form(fuse_and_compare(net, model, crops), out, precision, metadata, file_format, calibration)
 
-    proto = to_onnx(fused.float())
-    if weights == "fp16":
-        store_weights_in_fp16(proto)
-    file_mm = _distance_mm(vertices_of(model, run_onnx(proto.SerializeToString(), crops)), reference_m)
-    _check_parity(f"the ONNX file with {weights} weights", file_mm, FILE_LIMIT_MM[weights])
 
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, json.dumps({**metadata, "weights": weights, "parity_mm": file_mm})
-    data = proto.SerializeToString()
-    _write(data, out)
-    return ExportReport(len(crops), fused_f64_mm, file_mm, len(data) / 1e6)
+def write_form(
+    form: Form,
+    out: Path,
+    precision: Precision,
+    metadata: dict[str, Any],
+    file_format: Format = "onnx",
+    calibration: np.ndarray | None = None,
+) -> ExportReport:
+    """Convert, compare and write: `export_net` of a network that is fused already.
+
+    Raises:
+        UserError: as `export_net`.
+    """
+    _check_flags(out, precision, file_format, calibration)
+    writers: dict[Format, Callable[[Job], Written]] = {
+        "onnx": onnx_file.write,
+        "openvino": openvino_ir.write,
+        "coreml": coreml.write,
+        "tensorrt": tensorrt_engine.write,
+    }
+    job = Job(form, out, precision, {**metadata, "precision": precision}, calibration)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        written = writers[file_format](job)
+    except OSError as error:
+        raise UserError(f"expected to write '{out}', but that failed ({error.strerror}); choose another --out") from error
+    return ExportReport(
+        path=written.path,
+        pictures=len(form.crops),
+        fused_f64_mm=form.fused_f64_mm,
+        compared=written.compared,
+        file_mm=written.distance_mm,
+        limit_mm=LIMIT_MM[precision],
+        size_mb=size_of(written.path) / 1e6,
+        notes=written.notes,
+    )
 
 
 def checkpoint_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -133,129 +175,22 @@ def checkpoint_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def fuse(net: HandNet) -> HandNet:
-    """A copy with the trunk's parallel branches and their normalisation merged (Vasu et al. 2023, section 3.2).
-
-    Args:
-        net: the training form in evaluation mode; fuse in f64 and convert afterwards.
-    """
-    from timm.utils.model import reparameterize_model
-
-    # On the trunk alone: timm also replaces any module of ours that happens to have a method called fuse.
-    fused = copy.deepcopy(net)
-    with torch.no_grad():
-        fused.backbone = reparameterize_model(fused.backbone, inplace=True)
-    return fused.eval()
+def size_of(path: Path) -> int:
+    """Bytes of a file or folder; of an IR with its weights."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
 
 
-def to_onnx(net: HandNet) -> onnx.ModelProto:
-    """The graph with uint8 crops in, `runtime.OUTPUTS` out and a free batch size."""
-    crops = torch.zeros((2, net.size_px, net.size_px, 3), dtype=torch.uint8)
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            # torch warns about its own plans, which say nothing about this network.
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                DeployNet(net).eval(),
-                (crops,),
-                input_names=[INPUT],
-                output_names=list(OUTPUTS),
-                opset_version=_OPSET,
-                dynamo=True,
-                dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
-                verbose=False,
-            )
-    finally:
-        exporter_log.setLevel(level)
-    assert program is not None
-    proto = program.model_proto
-    forget_origins(proto)
-    onnx.checker.check_model(proto)
-    return proto
-
-
-def forget_origins(proto: onnx.ModelProto) -> None:
-    """Remove what the exporter notes about the code: stack traces with the paths of the machine that exported."""
-    graph = proto.graph
-    for part in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output, *proto.functions):
-        part.doc_string = ""
-        del part.metadata_props[:]
-
-
-def store_weights_in_fp16(proto: onnx.ModelProto) -> None:
-    """Keep kernels and matrices in half precision, each with a cast to f32 that runtimes fold when they load it.
-
-    Vectors (biases, normalisation) stay in f32: they are small, and statistics can leave fp16's range.
-    """
-    casts = []
-    for tensor in proto.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
-            continue
-        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_fp16"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}_fp16"], [name], to=onnx.TensorProto.FLOAT, name=f"{name}_to_f32"))
-    nodes = [*casts, *proto.graph.node]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-    # What the exporter noted about the initializers' types holds no longer.
-    names = {cast.output[0] for cast in casts}
-    kept = [info for info in proto.graph.value_info if info.name not in names]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(kept)
-    onnx.checker.check_model(proto)
-
-
-def parity_pictures(size_px: int) -> np.ndarray:
-    """(64, S, S, 3) uint8 pictures with structure at all scales, always the same."""
-    rng = np.random.default_rng(0)
-    pictures = []
-    for _ in range(PARITY_PICTURES):
-        layers = [cv2.resize(rng.random((side, side, 3)), (size_px, size_px), interpolation=cv2.INTER_CUBIC) for side in (2, 4, 8, 16, 32)]
-        picture = np.tensordot(rng.dirichlet(np.ones(5)), np.stack(layers), axes=1)
-        pictures.append((255 * np.clip(rng.uniform(0.5, 1.5) * picture, 0, 1)).astype(np.uint8))
-    return np.stack(pictures)
-
-
-def vertices_of(model: HandModel, outputs: dict[str, np.ndarray]) -> np.ndarray:
-    """(N, V, 3) metres: what the outputs pose, in the model's frame, in double precision."""
-    rot6d = outputs["rot6d"].astype(np.float64).reshape(-1, len(MANO_JOINTS), 6)
-    return skin(model.astype(np.float64), rot6d_to_rotmat(rot6d), outputs["betas"].astype(np.float64))
-
-
-def run_onnx(data: bytes, crops: np.ndarray) -> dict[str, np.ndarray]:
-    """`runtime.OUTPUTS` of a serialised graph, by ONNX Runtime in f32."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    return dict(zip(OUTPUTS, (np.asarray(value) for value in session.run(list(OUTPUTS), {INPUT: crops})), strict=True))
-
-
-def _run_torch(net: HandNet, crops: np.ndarray) -> dict[str, np.ndarray]:
-    with torch.no_grad():
-        outputs = [DeployNet(net)(batch) for batch in torch.from_numpy(crops).split(16)]
-    return {name: torch.cat([values[index] for values in outputs]).numpy() for index, name in enumerate(OUTPUTS)}
-
-
-def _distance_mm(ours_m: np.ndarray, theirs_m: np.ndarray) -> float:
-    return float(1e3 * np.linalg.norm(ours_m - theirs_m, axis=-1).mean())
-
-
-def _check_parity(what: str, distance_mm: float, limit_mm: float) -> None:
-    # Not "distance > limit": a distance that is no number must fail.
-    if not distance_mm <= limit_mm:
+def _check_flags(out: Path, precision: Precision, file_format: Format, pictures: object) -> None:
+    if out.suffix != SUFFIXES[file_format]:
+        raise UserError(f"expected --out to end in {SUFFIXES[file_format]} with --format {file_format}, got '{out}'")
+    if (file_format, precision) in _REFUSED:
+        raise UserError(f"expected another --precision than {precision} for {_REFUSED[file_format, precision]}")
+    if precision == "int8" and pictures is None:
         raise UserError(
-            f"expected {what} within {limit_mm:g} mm of the trained one over {PARITY_PICTURES} pictures, got {distance_mm:.3g} mm; "
-            "nothing was written: check that the training converged to finite weights, or store them as f32"
+            "expected --calibration DIR with --precision int8, got none; give pictures like those that it will see "
+            "(a set of handmesh-synth, FreiHAND, or a folder of crops)"
         )
-
-
-def _write(data: bytes, out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise UserError(f"expected to write '{out}', but that failed ({error.strerror}); choose another --out") from error
+    if precision != "int8" and pictures is not None:
+        raise UserError(f"expected no --calibration with --precision {precision}, which would do nothing; leave it out")

@@ -63,11 +63,11 @@ class EvalCommand:
     data: Path | None = None
     """FreiHAND's folder (with evaluation_xyz.json), a set of handmesh-synth --format freihand, or what --reader reads."""
     model: str = DEFAULT
-    """Network: an .onnx of handmesh-export, a .pt of handmesh-train, or "default", the one that comes with the package."""
+    """Network: an .onnx or .xml of handmesh-export, a .pt of handmesh-train, or "default", the one that comes with the package."""
     runtime: EvalRuntime | None = None
-    """What runs it; without it openvino for .onnx and torch for .pt. A .pt with another runtime is exported first."""
-    precision: Precision = "f32"
-    """Arithmetic of the network; bf16 with openvino alone."""
+    """What runs it; without it torch for a .pt, else openvino. A .pt with another runtime is exported first."""
+    precision: Precision | None = None
+    """Arithmetic of the network; bf16 with openvino alone. Without it what the file was exported for, else f32."""
     threads: int = 0
     """Of the network; 0 lets the runtime choose."""
     hand_model: str | None = None
@@ -259,7 +259,9 @@ def _measure_baseline(name: Baseline, data: EvaluationSet, model: HandModel, cro
 def _model_file(command: EvalCommand) -> Path:
     path = DEFAULT_MODEL if command.model == DEFAULT else Path(command.model)
     if not path.is_file():
-        raise UserError(f"expected an .onnx of handmesh-export or a .pt of handmesh-train for --model, got '{path}', which does not exist")
+        raise UserError(
+            f"expected an .onnx or .xml of handmesh-export or a .pt of handmesh-train for --model, got '{path}', which does not exist"
+        )
     return path
 
 
@@ -283,7 +285,7 @@ def _open_network(command: EvalCommand, path: Path) -> Iterator[tuple[CropNetwor
                 f"expected a .pt of handmesh-train with --runtime torch, got '{path}'; leave --runtime out, or give a checkpoint "
                 "(the embedded network's is weights/hand_t8.pt in the repository)"
             )
-        if command.precision != "f32" or command.threads:
+        if command.precision not in (None, "f32") or command.threads:
             raise UserError("expected neither --precision nor --threads with torch, which runs in f32 on all cores; leave them out")
         from handmesh.evaluation.torch_network import TorchNetwork
 
@@ -299,7 +301,8 @@ def _open_network(command: EvalCommand, path: Path) -> Iterator[tuple[CropNetwor
             path = exported
         predictor = Predictor(path, None, runtime, command.precision, command.threads)
         names = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
-        yield predictor, f"{names[runtime]} {command.precision}"
+        quantised = ", int8 file" if predictor.info.metadata.get("precision") == "int8" else ""
+        yield predictor, f"{names[runtime]} {predictor.precision}{quantised}"
 
 
 def _hand_model_of(model_id: str) -> str:

@@ -62,7 +62,7 @@ class DemoCommand:
     runtime: Runtime = "openvino"
     """What runs the network."""
     precision: Precision | None = None
-    """Arithmetic of the network, by default what its file says; bf16 is faster on CPUs that have it and costs up to 1 mm (OpenVINO only)."""
+    """Arithmetic of the network, by default its file's; bf16 is faster on CPUs that have it and costs up to 1 mm (OpenVINO only)."""
     threads: int = 0
     """Threads of the network; 0 takes half of the cores for streams, where reading and drawing need the others, and all for pictures."""
     profile: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -1,1 +1,1 @@
-"""Hands over a picture, and a window to show them. Open3D is imported when something is drawn."""
+"""Hands over a picture, and a window to show them. Open3D is imported by portraits and the window."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ import cv2
 import numpy as np
 import tyro
 
-from handmesh.config import parse_flags
+from handmesh.config import nearest, parse_subcommand
 from handmesh.errors import UserError, one_line
 from handmesh.hand_model.articulation import FIRST_JOINTS, LIMITS_DEG, POSES, Anatomy, angles_to_rotmats, rotmats_to_angles
 from handmesh.hand_model.assets import load_hand_model
@@ -90,18 +89,11 @@ def run_hand(arguments: Sequence[str]) -> None:
     Raises:
         UserError: another subcommand, or what `run_show` and `run_fit` raise.
     """
-    commands = {"show": (ShowCommand, run_show), "fit": (FitCommand, run_fit)}
-    name = arguments[0] if arguments else ""
-    if name in ("-h", "--help"):
-        print(f"usage: {PROGRAM} {{show,fit}} [--help] [flags]\n")
-        for each, (command_class, _) in commands.items():
-            print(f"  {each:<6}{(command_class.__doc__ or '').splitlines()[0]}")
-        return
-    if name not in commands:
-        came = f"got '{name}';{_nearest(name, commands)}" if name else "got nothing;"
-        raise UserError(f"expected '{PROGRAM} show' or '{PROGRAM} fit', {came} {PROGRAM} --help says what they do")
-    command_class, run = commands[name]
-    run(parse_flags(command_class, arguments[1:], f"{PROGRAM} {name}"))
+    command = parse_subcommand({"show": ShowCommand, "fit": FitCommand}, arguments, PROGRAM)
+    if isinstance(command, ShowCommand):
+        run_show(command)
+    else:
+        run_fit(command)
 
 
 def run_show(command: ShowCommand) -> None:
@@ -324,13 +316,8 @@ def _number(flag: str, name: str, text: str, largest: float) -> float:
 def _known(flag: str, name: str, known: Iterable[str]) -> str:
     known = tuple(known)
     if name not in known:
-        raise UserError(f"unknown name '{name}' in {flag};{_nearest(name, known)} known: {', '.join(known)}")
+        raise UserError(f"unknown name '{name}' in {flag};{nearest(name, known)} known: {', '.join(known)}")
     return name
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" did you mean '{close[0]}'?" if close else ""
 
 
 def _underscored(name: str) -> str:

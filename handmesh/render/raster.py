@@ -139,12 +139,12 @@ def _set_up(screen, faces, f, x0, y0, x1, y1, reach):
 
 
 @_compile
-def _span(left, right, ax, start_b, start_c, dbx, dcx, spread_a, spread_b, spread_c):
-    """First and last pixel of a row in which no weight is below minus its spread."""
+def _span(left, right, ax, start_b, start_c, dbx, dcx):
+    """First and last pixel of a row in which no weight is below zero."""
     first, last = left - ax, right - ax
-    first, last = _allowed(first, last, np.float32(1.0) - start_b - start_c + spread_a, -dbx - dcx)
-    first, last = _allowed(first, last, start_b + spread_b, dbx)
-    first, last = _allowed(first, last, start_c + spread_c, dcx)
+    first, last = _allowed(first, last, np.float32(1.0) - start_b - start_c + _SLACK, -dbx - dcx)
+    first, last = _allowed(first, last, start_b + _SLACK, dbx)
+    first, last = _allowed(first, last, start_c + _SLACK, dcx)
     if not first <= last:
         return 1, 0
     return max(left, math.ceil(first + ax)), min(right, math.floor(last + ax))
@@ -152,41 +152,56 @@ def _span(left, right, ax, start_b, start_c, dbx, dcx, spread_a, spread_b, sprea
 
 @_compile
 def _rasterise(screen, faces, x0, y0, x1, y1, nearness, face_id):
-    """Fill the z-buffers (y1 - y0, x1 - x0) at pixel centres: nearness, 0 for nothing, and face_id, -1 for nothing."""
-    nearness[: y1 - y0] = 0
-    face_id[: y1 - y0] = -1
+    """Fill the z-buffers (at least y1 - y0 + 2, x1 - x0 + 2) at pixel centres: nearness, 0 for nothing and in a border of one pixel,
+    and face_id, -1 for nothing."""
+    nearness[: y1 - y0 + 2] = 0
+    face_id[: y1 - y0 + 2] = -1
     for f in range(len(faces)):
         left, right, top, bottom, ax, ay, dbx, dby, dcx, dcy = _set_up(screen, faces, f, x0, y0, x1, y1, np.float32(0.0))
         if left > right:
             continue
         na, nb, nc = screen[faces[f, 0], 2], screen[faces[f, 1], 2], screen[faces[f, 2], 2]
         for y in range(top, bottom + 1):
-            start_b, start_c = dby * (y - ay), dcy * (y - ay)
-            first, last = _span(left, right, ax, start_b, start_c, dbx, dcx, _SLACK, _SLACK, _SLACK)
+            below = np.float32(y) - ay
+            start_b, start_c = dby * below, dcy * below
+            first, last = _span(left, right, ax, start_b, start_c, dbx, dcx)
+            row, faces_of_row = nearness[y - y0 + 1], face_id[y - y0 + 1]
             for x in range(first, last + 1):
-                wb, wc = start_b + dbx * (x - ax), start_c + dcx * (x - ax)
+                beside = np.float32(x) - ax
+                wb, wc = start_b + dbx * beside, start_c + dcx * beside
                 value = na + wb * (nb - na) + wc * (nc - na)
-                if value > nearness[y - y0, x - x0]:
-                    nearness[y - y0, x - x0] = value
-                    face_id[y - y0, x - x0] = f
+                if value > row[x - x0 + 1]:
+                    row[x - x0 + 1] = value
+                    faces_of_row[x - x0 + 1] = f
 
 
 @_compile
-def _find_edges(nearness, face_id, height, slots):
-    """Number the pixels beside which something else, or something nearer, is seen: `slots` (H, W), -1 for the others. Gives their count."""
-    width = nearness.shape[1]
+def _find_edges(nearness, height, width, slots):
+    """Number the pixels beside which something else, or something nearer, is seen, and count them.
+
+    `slots` (height, width) gets the numbers; at other pixels minus the steps to the next numbered one in the row, or to its end."""
+    is_edge = np.empty(width, np.bool_)
     count = 0
     for y in range(height):
+        above, row, below = nearness[y], nearness[y + 1], nearness[y + 2]
         for x in range(width):
-            here = nearness[y, x]
-            is_edge = False
-            for dx, dy in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-                if 0 <= x + dx < width and 0 <= y + dy < height:
-                    is_edge |= abs(nearness[y + dy, x + dx] - here) > _DEPTH_STEP * here
-                else:
-                    is_edge |= here > 0
-            slots[y, x] = count if is_edge else -1
-            count += is_edge
+            here = row[x + 1]
+            step = _DEPTH_STEP * here
+            is_edge[x] = (
+                (abs(row[x] - here) > step)
+                | (abs(row[x + 2] - here) > step)
+                | (abs(above[x + 1] - here) > step)
+                | (abs(below[x + 1] - here) > step)
+            )
+        steps = 0
+        for x in range(width - 1, -1, -1):
+            if is_edge[x]:
+                slots[y, x] = count
+                count += 1
+                steps = 0
+            else:
+                steps += 1
+                slots[y, x] = -steps
     return count
 
 
@@ -200,20 +215,26 @@ def _sample_edges(screen, faces, x0, y0, x1, y1, slots, nearness, face_id):
         if left > right:
             continue
         na, nb, nc = screen[faces[f, 0], 2], screen[faces[f, 1], 2], screen[faces[f, 2], 2]
-        spread_a = _REACH * (abs(dbx + dcx) + abs(dby + dcy)) + _SLACK
         spread_b, spread_c = _REACH * (abs(dbx) + abs(dby)) + _SLACK, _REACH * (abs(dcx) + abs(dcy)) + _SLACK
+        spread_a = _REACH * (abs(dbx + dcx) + abs(dby + dcy)) + _SLACK
         for y in range(top, bottom + 1):
-            start_b, start_c = dby * (y - ay), dcy * (y - ay)
-            first, last = _span(left, right, ax, start_b, start_c, dbx, dcx, spread_a, spread_b, spread_c)
-            for x in range(first, last + 1):
-                slot = slots[y - y0, x - x0]
+            row = slots[y - y0]
+            x = left
+            while x <= right:
+                slot = row[x - x0]
                 if slot < 0:
+                    x -= slot
+                    continue
+                beside, below = np.float32(x) - ax, np.float32(y) - ay
+                x += 1
+                wb, wc = dbx * beside + dby * below, dcx * beside + dcy * below
+                if wb < -spread_b or wc < -spread_c or wb + wc > np.float32(1.0) + spread_a:
                     continue
                 for s in range(4):
-                    dx, dy = x - ax + _SUBPIXELS[s, 0], _SUBPIXELS[s, 1]
-                    wb, wc = start_b + dbx * dx + dby * dy, start_c + dcx * dx + dcy * dy
-                    value = na + wb * (nb - na) + wc * (nc - na)
-                    if wb >= -_SLACK and wc >= -_SLACK and wb + wc <= 1 + _SLACK and value > nearness[slot, s]:
+                    dx, dy = _SUBPIXELS[s, 0], _SUBPIXELS[s, 1]
+                    vb, vc = wb + dbx * dx + dby * dy, wc + dcx * dx + dcy * dy
+                    value = na + vb * (nb - na) + vc * (nc - na)
+                    if vb >= -_SLACK and vc >= -_SLACK and vb + vc <= np.float32(1.0) + _SLACK and value > nearness[slot, s]:
                         nearness[slot, s] = value
                         face_id[slot, s] = f
 
@@ -271,23 +292,23 @@ def _blend(image, screen, faces, vertex_rgb, opacity, x0, y0, x1, y1):
     shades = np.empty((len(faces), 9), np.float32)
     _shade(screen, faces, vertex_rgb, shades)
     # A row more on both sides: what is an edge shows only beside its neighbours.
-    nearness = np.empty((rows + 2, width), np.float32)
-    face_id = np.empty((rows + 2, width), np.int32)
+    nearness = np.empty((rows + 4, width + 2), np.float32)
+    face_id = np.empty((rows + 4, width + 2), np.int32)
     slots = np.empty((rows + 2, width), np.int32)
     for top in range(y0, y1, rows):
         bottom = min(top + rows, y1)
         above, below = max(top - 1, y0), min(bottom + 1, y1)
         _rasterise(screen, faces, x0, above, x1, below, nearness, face_id)
-        count = _find_edges(nearness, face_id, below - above, slots)
+        count = _find_edges(nearness, below - above, width, slots)
         sample_nearness, sample_face = np.empty((count, 4), np.float32), np.empty((count, 4), np.int32)
         if count:
             _sample_edges(screen, faces, x0, above, x1, below, slots, sample_nearness, sample_face)
         for y in range(top, bottom):
             for x in range(x0, x1):
-                slot, f = slots[y - above, x - x0], face_id[y - above, x - x0]
+                slot, f = slots[y - above, x - x0], face_id[y - above + 1, x - x0 + 1]
                 if slot < 0:
                     if f >= 0:
-                        dx, dy = x - screen[faces[f, 0], 0], y - screen[faces[f, 0], 1]
+                        dx, dy = np.float32(x) - screen[faces[f, 0], 0], np.float32(y) - screen[faces[f, 0], 1]
                         shade = shades[f]
                         _mix(
                             image,
@@ -303,7 +324,7 @@ def _blend(image, screen, faces, vertex_rgb, opacity, x0, y0, x1, y1):
                 for s in range(4):
                     g = sample_face[slot, s]
                     if g >= 0:
-                        one_red, one_green, one_blue = _colour(screen, faces, vertex_rgb, g, x, y)
+                        one_red, one_green, one_blue = _colour(screen, faces, vertex_rgb, g, np.float32(x), np.float32(y))
                         red, green, blue, covered = red + one_red, green + one_green, blue + one_blue, covered + np.float32(1.0)
                 if covered > 0:
                     _mix(image, x, y, red / covered, green / covered, blue / covered, np.float32(0.25) * covered * opacity)
@@ -313,13 +334,13 @@ def _blend(image, screen, faces, vertex_rgb, opacity, x0, y0, x1, y1):
 def _label(mask, screen, faces, face_labels, x0, y0, x1, y1):
     width = x1 - x0
     rows = max(1, _BAND_PIXELS // width)
-    nearness = np.empty((rows, width), np.float32)
-    face_id = np.empty((rows, width), np.int32)
+    nearness = np.empty((rows + 2, width + 2), np.float32)
+    face_id = np.empty((rows + 2, width + 2), np.int32)
     for top in range(y0, y1, rows):
         bottom = min(top + rows, y1)
         _rasterise(screen, faces, x0, top, x1, bottom, nearness, face_id)
         for y in range(top, bottom):
             for x in range(x0, x1):
-                f = face_id[y - top, x - x0]
+                f = face_id[y - top + 1, x - x0 + 1]
                 if f >= 0:
                     mask[y, x] = face_labels[f]

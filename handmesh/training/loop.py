@@ -238,7 +238,7 @@ class _Training:
         self.console.print(f"{waited_s / spent_s:.1%} of the time went by waiting for pictures{advice}", highlight=False)
         if reason:
             model = "" if command.hand_model == "open" else f" --hand-model {shlex.quote(command.hand_model)}"
-            export = f"handmesh-export --checkpoint {shlex.quote(str(self.path))}{model} --out hand.onnx"
+            export = f"handmesh-export {shlex.quote(str(self.path))}{model} --out hand.onnx"
             self.console.print(f"finished: {reason}; '{self.path}'; next: {export}")
         else:
             self.console.print(f"stopped after {self.pictures} pictures; to go on from '{self.path}': {resume_command()}")
