@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from handmesh.detection import HandDetector
 from handmesh.errors import UserError
@@ -71,12 +70,12 @@ class HandMeshEstimator:
         self._predictor = Predictor(model, self.hand_model.id, runtime, precision, threads)
         self._max_hands = max_hands
         self._camera = camera
-        self._blas = ThreadpoolController().select(user_api="blas")
         self._is_live = is_live
         self._detector: HandDetector | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="handmesh detector")
         self._answer: Future[list[Detection]] | None = None
         self._asked_s: float | None = None
+        self._newest_s: float | None = None
         self._tracks_then: list[Track] = []
         self._frames_since_asked = 0
         self._tracker = Tracker(max_hands)
@@ -107,7 +106,7 @@ class HandMeshEstimator:
 
         Args:
             image_rgb: (H, W, 3) uint8, RGB, upright.
-            time_s: time of the frame; each later than the one before.
+            time_s: time of the frame; each later than the one before. An earlier one starts another video.
             camera: of this frame; None for the estimator's.
         """
         _check_image(image_rgb)
@@ -133,8 +132,9 @@ class HandMeshEstimator:
     def reset(self) -> None:
         """Forget the video so far: the next `track` starts another one."""
         if self._answer is not None:
-            self._answer.result()
-        self._tracker, self._answer, self._asked_s, self._frames_since_asked = Tracker(self._max_hands), None, None, 0
+            wait([self._answer])
+        self._tracker, self._tracks_then = Tracker(self._max_hands), []
+        self._answer, self._asked_s, self._newest_s, self._frames_since_asked = None, None, None, 0
 
     def close(self) -> None:
         """Give the detector's threads back; the estimator cannot be called again."""
@@ -172,21 +172,26 @@ class HandMeshEstimator:
 
     def _consult_detector(self, image_rgb: np.ndarray, time_s: float) -> None:
         """Take in the detector's answer if it is due, and ask about this frame if that is needed."""
+        if self._newest_s is not None and time_s < self._newest_s:
+            self.reset()
+        self._newest_s = time_s
         self._frames_since_asked += 1
         if self._answer is not None:
             has_hands = bool(self._tracker.in_view)
             is_due = self._answer.done() if self._is_live else (not has_hands or self._frames_since_asked >= _ANSWER_AFTER_FRAMES)
             if is_due:
-                self._tracker.update(self._answer.result(), time_s, self._tracks_then)
-                self._answer = None
+                # Taken out first: a detector that fails once must not fail for ever.
+                answer, self._answer = self._answer, None
+                self._tracker.update(answer.result(), time_s, self._tracks_then)
         if self._answer is None and self._tracker.wants_detector(time_s, self._asked_s):
             self._asked_s, self._frames_since_asked, self._tracks_then = time_s, 0, self._tracker.in_view
             waits = not self._is_live and not self._tracker.in_view
             # The caller may draw on the picture while the detector still looks at it.
-            self._answer = self._thread.submit(self._detect, image_rgb if waits else image_rgb.copy())
+            answer = self._thread.submit(self._detect, image_rgb if waits else image_rgb.copy())
             if waits:
-                self._tracker.update(self._answer.result(), time_s)
-                self._answer = None
+                self._tracker.update(answer.result(), time_s)
+            else:
+                self._answer = answer
 
     def _detect(self, image_rgb: np.ndarray) -> list[Detection]:
         detector = self._load_detector()
@@ -214,8 +219,7 @@ class HandMeshEstimator:
             ]
         with self.times.stage("network"):
             predictions = self._predictor(np.stack([crop.image for crop in crops]))
-        # One hand is too little for two cores: BLAS's second thread would spin until the next frame, at the cost of all the others.
-        with self.times.stage("mesh"), self._blas.limit(limits=1):
+        with self.times.stage("mesh"):
             return [
                 place_hand(self.hand_model, params, crop, camera, track)
                 for track, crop, params in zip(tracks, crops, predictions, strict=True)

@@ -57,7 +57,7 @@ class StageTimes:
 
     def include(self, other: StageTimes, *names: str) -> None:
         """Take over another's stages (all, or those named), in its order, after one's own."""
-        self._stages.update({name: other._stages[name] for name in names or other.names})
+        self._stages.update({name: other._stages[name] for name in names or other.names if name in other._stages})
 
     def calls(self, name: str) -> int:
         """How often a stage ran; 0 for one that was never met."""

@@ -10,7 +10,7 @@ import numpy as np
 from handmesh.records import Detection, Hand
 
 # A lost hand that comes back within this time gets its old identity.
-_PATIENCE_S = 0.5
+_PATIENCE_S = 1.0
 # How much of the evidence for a side is kept from detection to detection.
 _MEMORY = 0.9
 # Votes on the side. The detector is right more often but asked rarely: in a second of frames the network says a little less than it.
@@ -89,6 +89,7 @@ class Tracker:
         self._tracks: dict[int, Track] = {}
         self._next_id = 0
         self._max_hands = max_hands
+        self._lost_s: float | None = None
 
     @property
     def in_view(self) -> list[Track]:
@@ -107,10 +108,10 @@ class Tracker:
             One track for each detection, in the same order; all are in view, unless there are more than `max_hands`.
         """
         alive = {key: track for key, track in self._tracks.items() if not track.is_lost or time_s - track.seen_s <= _PATIENCE_S}
+        # Where they were in the detector's frame: by now they may be where another one was.
+        boxes_px = {key: track.box_px for key, track in alive.items()} | {track.id: track.box_px for track in then}
         pairs = sorted(
-            (_distance(track.box_px, detection.box_px), key, index)
-            for key, track in alive.items()
-            for index, detection in enumerate(detections)
+            (_distance(boxes_px[key], detection.box_px), key, index) for key in alive for index, detection in enumerate(detections)
         )
         keypoints_then_px = {track.id: track.keypoints_px for track in then}
         owner: dict[int, int] = {}
@@ -152,6 +153,8 @@ class Tracker:
         doubts = newest.doubts + 1
         is_lost = doubts >= _DOUBTS or presence < _SURELY_ABSENT
         self._tracks[track.id] = replace(newest, doubts=doubts, is_lost=is_lost)
+        if is_lost:
+            self._lost_s = time_s
         return not is_lost
 
     def vote(self, track: Track, right_logit: float) -> None:
@@ -177,7 +180,7 @@ class Tracker:
             asked_s: when it was asked last; None for never.
         """
         hands = self.in_view
-        if not hands or asked_s is None:
+        if not hands or asked_s is None or (self._lost_s is not None and self._lost_s >= asked_s):
             return True
         is_complete = self._max_hands is not None and len(hands) >= self._max_hands
         is_confirmed = all(

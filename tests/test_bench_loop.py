@@ -398,6 +398,8 @@ small, large = (watch_process(python_command(f"x = b'1' * {{size}}")).peak_mb fo
 print(small, large)
 """
     small, large = watch_process(python_command(code)).output.split()
+    if large == "None":
+        pytest.skip("the process that runs the tests has used more memory itself, and Linux hands its peak on to what it starts")
     assert small == "None" or float(small) < megabytes
     assert megabytes <= float(large) < 2 * megabytes
 

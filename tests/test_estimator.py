@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import wait
 from dataclasses import replace
 
 import cv2
@@ -230,6 +231,46 @@ def test_a_camera_never_waits_for_the_detector(frames, camera, detector, monkeyp
         assert estimator._answer is not None
         estimator._answer.result()
         assert len(estimator.track(frames[3], 0.1, camera)) == 2
+
+
+def test_a_detector_that_fails_once_is_asked_again(frames, camera, detector, monkeypatch):
+    class Moody:
+        calls = 0
+
+        def __init__(self, **_):
+            pass
+
+        def __call__(self, image_rgb):
+            Moody.calls += 1
+            if Moody.calls == 1:
+                raise RuntimeError("not now")
+            return detector(image_rgb)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("handmesh.estimator.HandDetector", Moody)
+    for is_live in (False, True):
+        Moody.calls = 0
+        with HandMeshEstimator(camera=camera, is_live=is_live) as estimator:
+            failures, hands = 0, []
+            for index, frame in enumerate(frames[:8]):
+                try:
+                    hands = estimator.track(frame, index / 30, camera)
+                except RuntimeError:
+                    failures += 1
+                if estimator._answer is not None:
+                    wait([estimator._answer])
+            assert failures == 1 and len(hands) == 2
+            estimator.reset()
+
+
+def test_an_earlier_time_starts_another_video(frames, camera):
+    with HandMeshEstimator(camera=camera) as estimator:
+        first = estimator.track(frames[0], 1000.0, camera)
+        again = estimator.track(frames[0], 0.0, camera)
+        assert [hand.track_id for hand in first] == [hand.track_id for hand in again] == [0, 1]
+        assert estimator.times.calls("detect") == 2
 
 
 def test_the_caller_may_draw_on_its_picture_while_the_detector_looks(frames, camera, detector, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numba
 import numpy as np
@@ -178,6 +179,19 @@ def test_a_hand_is_where_rays_meet_it(is_right, hand_model, make_hand):
     mask = draw_mask((480, 640), [hand], hand_model, camera) > 0
     assert expected.sum() > 5000
     assert (mask != expected).sum() <= 3
+
+
+@pytest.mark.parametrize("where", [1e17, 1e25, np.nan, np.inf, -np.inf])
+def test_a_vertex_that_is_nowhere_leaves_the_rest(where, hand_model, make_hand):
+    camera = camera_from_fov(640, 480, 65)
+    hand = make_hand(hand_model, camera, root_m=(0, 0, 0.4))
+    expected = draw_mask((480, 640), [hand], hand_model, camera) > 0
+    vertices_m = hand.vertices_m.copy()
+    vertices_m[100, 0] = where
+    drawn = draw_mask((480, 640), [replace(hand, vertices_m=vertices_m)], hand_model, camera) > 0
+    assert 0.9 * expected.sum() < (drawn & expected).sum() and (drawn & ~expected).sum() < 50
+    vertices_m[:, 0] = where
+    assert not draw_mask((480, 640), [replace(hand, vertices_m=vertices_m)], hand_model, camera).any()
 
 
 def test_in_place_draws_on_the_picture_itself(hand_model, make_hand):

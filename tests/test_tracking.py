@@ -110,6 +110,38 @@ def test_what_has_gone_astray_starts_anew_from_the_detector():
     assert track.points_px is track.keypoints_px is not None
 
 
+def test_an_old_answer_finds_a_fast_hand_where_it_was_then():
+    tracker = Tracker(max_hands=1)
+    (track,) = tracker.update([_at(0, landmarks=True)], 0.0)
+    tracker.follow(track, _hand(track, 0.0), 0.0)
+    then = tracker.in_view
+    for frame in range(1, 5):
+        tracker.follow(track, _hand(track, 60.0 * frame), frame * FRAME_S)
+    (found,) = tracker.update([_at(4.0, landmarks=True)], 4 * FRAME_S, then)
+    assert found.id == track.id and tracker.in_view == [found]
+    assert found.points_px == pytest.approx((242.0, 200.0) + 100 * _UNIT_POINTS)
+
+
+def test_hands_that_crossed_meanwhile_keep_their_ids():
+    tracker = Tracker(max_hands=2)
+    left, right = tracker.update([_at(0, is_right=False), _at(300)], 0.0)
+    then = tracker.in_view
+    tracker.follow(left, _hand(left, 300.0), FRAME_S)
+    tracker.follow(right, _hand(right, 0.0), FRAME_S)
+    tracks = tracker.update([_at(0, is_right=False), _at(300)], 2 * FRAME_S, then)
+    assert [track.id for track in tracks] == [left.id, right.id]
+
+
+def test_the_detector_is_asked_at_once_when_one_of_two_is_lost():
+    tracker = Tracker(max_hands=2)
+    one, other = tracker.update([_at(0), _at(300)], 0.0)
+    tracker.follow(other, _hand(other, 300.0), FRAME_S)
+    assert not tracker.wants_detector(FRAME_S, 0.0)
+    tracker.follow(one, _hand(one, 0.0, presence=0.0), FRAME_S)
+    assert tracker.wants_detector(2 * FRAME_S, 0.0)
+    assert not tracker.wants_detector(3 * FRAME_S, 2 * FRAME_S)
+
+
 def test_a_confirmed_crop_moves_half_way_to_the_detector():
     """By what they differed in the detector's own frame: the hand has moved on since."""
     tracker = Tracker()

@@ -15,6 +15,7 @@ import numpy as np
 from handmesh.errors import UserError
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov
 from handmesh.hand_model.skinning import HandModel
+from handmesh.live.background import InBackground
 from handmesh.live.loop import Artist, Estimator, Wishes, run_loop
 from handmesh.live.sinks import Shot
 from handmesh.live.sources import Frame, Source, open_source
@@ -250,7 +251,7 @@ def run_through_loop(source: Source, estimator: Resettable, artist: Artist | Non
 
 
 def run_mediapipe(source: Source, detector: Detector) -> Pass:
-    """MediaPipe alone as its users run it: read, ask, and so on; nothing is drawn.
+    """MediaPipe alone, at its best: read ahead by a thread, as ours; nothing is drawn.
 
     Args:
         source: the same decoder and conversion to RGB as the loop's.
@@ -260,23 +261,29 @@ def run_mediapipe(source: Source, detector: Detector) -> Pass:
     done_s, detections = [], []
     start = time.perf_counter()
     try:
-        frames = iter(source)
-        while True:
-            with times.stage("read"):
-                frame = next(frames, None)
-            if frame is None:
-                break
-            with times.stage("detect"):
-                detections.append(tuple(detector(frame.image_rgb, frame.time_s)))
-            now = time.perf_counter()
-            latency.add("landmarks", now - frame.arrived_s)
-            done_s.append(now - start)
+        with InBackground(_timed(source, times)) as frames:
+            for frame in frames:
+                with times.stage("detect"):
+                    detections.append(tuple(detector(frame.image_rgb, frame.time_s)))
+                now = time.perf_counter()
+                latency.add("landmarks", now - frame.arrived_s)
+                done_s.append(now - start)
         duration_s = time.perf_counter() - start
     finally:
         source.close()
         detector.close()
     keypoints_px = tuple(tuple(each.landmarks_px for each in found if each.landmarks_px is not None) for found in detections)
     return Pass(duration_s, tuple(done_s), times, latency, keypoints_px, tuple(detections))
+
+
+def _timed(source: Source, times: StageTimes) -> Iterator[Frame]:
+    frames = iter(source)
+    while True:
+        with times.stage("read"):
+            frame = next(frames, None)
+        if frame is None:
+            return
+        yield frame
 
 
 def run_in_turn(

@@ -48,11 +48,12 @@ class LoopCommand:
     """Put each frame's mirror image on its right, so that a video of one hand shows two."""
     paced: tyro.conf.FlagCreatePairsOff[bool] = False
     """Hand frames over at the video's own rate, as a camera does, and skip those that find the loop busy: for latency."""
-    max_hands: tuple[int, ...] = (2,)
+    max_hands: tuple[int, ...] = (1,)
     """Most hands to look for. Several, like "1 2", run in turn and are compared."""
     against: tuple[Literal["mediapipe", "detector-every-frame"], ...] = ()
-    """What has its turns in the same run: MediaPipe's landmarks alone with nothing drawn, or the same loop with the detector asked in
-    every frame. Each gives a ratio of frames/s and the distance of our keypoints to MediaPipe's landmarks."""
+    """What has its turns in the same run: MediaPipe's landmarks alone, read ahead by a thread as ours and with nothing drawn; or the loop
+    with the detector and two looks in every frame, as pictures have them. Each gives a ratio of frames/s and the distance of our
+    keypoints to MediaPipe's landmarks."""
     model: Path | None = None
     """Network from handmesh-export; without it, the one that comes with the package."""
     hand_model: str = "open"

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits
 
 from handmesh.errors import UserError
 from handmesh.geometry.crop import mirror_picture
@@ -120,6 +121,8 @@ def run_loop(
     end, error = "finished", None
     start = time.perf_counter()
     with ExitStack() as stack:
+        # One hand is too little for two cores: BLAS's second thread would spin until the next frame, at the cost of all the other stages.
+        stack.enter_context(threadpool_limits(1, user_api="blas"))
         for part in (source, *sinks, *([screen] if screen else [])):
             stack.callback(part.close)
         try:

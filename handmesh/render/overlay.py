@@ -25,6 +25,8 @@ OPACITY = 0.88
 
 # Triangles with a vertex nearer than this are left out: it has no usable projection.
 _NEAR_M = 0.01
+# Nor one that is projected farther away than single precision can place.
+_FARTHEST_PX = 1e6
 # Where a lens bends rays back on themselves, a pixel's ray misses the vertex that was projected there by more than this.
 _FOLDED = 0.01
 # Towards the key light, in camera axes: from above, from the left, from behind the camera.
@@ -74,6 +76,8 @@ def draw_mask(shape_hw: tuple[int, int], hands: Sequence[Hand], hand_model: Hand
     Returns:
         (H, W) uint8: 0 for none, i + 1 for `hands[i]`.
     """
+    if len(hands) > 255:
+        raise ValueError(f"expected at most 255 hands, got {len(hands)}")
     mask = np.zeros(shape_hw, np.uint8)
     for scene in _build_scenes(hands, hand_model, camera, shape_hw):
         from handmesh.render.raster import label_pixels
@@ -152,4 +156,6 @@ def _to_screen(vertices_m: np.ndarray, camera: Camera) -> np.ndarray:
     pixels = project(points_m, camera)
     if camera.distortion:
         is_seen &= np.abs(unproject(pixels, camera) - points_m / points_m[:, 2:]).max(axis=1) < _FOLDED
-    return np.column_stack([pixels, np.where(is_seen, 1 / points_m[:, 2], 0)]).astype(np.float32)
+    # Comparisons with what is no number are False, so such vertices count as unseen too.
+    is_seen &= np.abs(pixels).max(axis=1) < _FARTHEST_PX
+    return np.column_stack([np.where(is_seen[:, None], pixels, 0), np.where(is_seen, 1 / points_m[:, 2], 0)]).astype(np.float32)

@@ -130,10 +130,10 @@ def _set_up(screen, faces, f, x0, y0, x1, y1, reach):
     if area == 0 or screen[a, 2] <= 0 or screen[b, 2] <= 0 or screen[c, 2] <= 0:
         return 1, 0, 1, 0, ax, ay, zero, zero, zero, zero
     # Clipped as floats: near the camera they are too large for integers.
-    left = math.ceil(max(min(ax, bx, cx) - reach, np.float32(x0)))
-    right = math.floor(min(max(ax, bx, cx) + reach, np.float32(x1 - 1)))
-    top = math.ceil(max(min(ay, by, cy) - reach, np.float32(y0)))
-    bottom = math.floor(min(max(ay, by, cy) + reach, np.float32(y1 - 1)))
+    left = math.ceil(min(max(min(ax, bx, cx) - reach, np.float32(x0)), np.float32(x1)))
+    right = math.floor(max(min(max(ax, bx, cx) + reach, np.float32(x1 - 1)), np.float32(x0 - 1)))
+    top = math.ceil(min(max(min(ay, by, cy) - reach, np.float32(y0)), np.float32(y1)))
+    bottom = math.floor(max(min(max(ay, by, cy) + reach, np.float32(y1 - 1)), np.float32(y0 - 1)))
     scale = np.float32(1.0) / area
     return left, right, top, bottom, ax, ay, (cy - ay) * scale, -(cx - ax) * scale, -(by - ay) * scale, (bx - ax) * scale
 
