@@ -327,13 +327,14 @@ def checkpoint_path(tmp_path_factory) -> Path:
 
 
 def test_torch_gives_what_the_exported_network_gives(checkpoint_path, hand_model, monkeypatch):
-    from handmesh.deploy import export
+    from handmesh.deploy import parity
+    from handmesh.deploy.export import export_checkpoint
     from handmesh.evaluation.torch_network import TorchNetwork
     from handmesh.hand_model.skinning import skin
 
-    crops = export.parity_pictures(64)[:19]
-    monkeypatch.setattr(export, "PARITY_PICTURES", 2)
-    export.export_checkpoint(checkpoint_path, checkpoint_path.with_suffix(".onnx"))
+    crops = parity.parity_pictures(64)[:19]
+    monkeypatch.setattr(parity, "PARITY_PICTURES", 2)
+    export_checkpoint(checkpoint_path, checkpoint_path.with_suffix(".onnx"))
     networks = TorchNetwork(checkpoint_path, hand_model.id), Predictor(checkpoint_path.with_suffix(".onnx"), hand_model.id)
     ours, theirs = (network(crops) for network in networks)
     one, other = (

@@ -240,7 +240,8 @@ def run_through_loop(source: Source, estimator: Resettable, artist: Artist | Non
         raise KeyboardInterrupt
     detections = tuple(estimator.detections) if isinstance(estimator, DetectorEveryFrame) else None
     return Pass(
-        report.duration_s,
+        # Both by the listener's clock, which starts before the loop's.
+        listener.done_s[-1] if listener.done_s else report.duration_s,
         tuple(listener.done_s),
         report.times,
         report.latency,

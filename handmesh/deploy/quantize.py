@@ -20,10 +20,13 @@ def quantize(model: Any, crops: np.ndarray) -> Any:
     Args:
         crops: (N, S, S, 3) uint8, whose activations give the ranges.
     """
+    # Its import of torch's compiler says on the log that there is no CUDA.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    nncf.set_log_level(logging.ERROR)
+    # Its own function would also set whatever handlers others have put there.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     others = [op.get_friendly_name() for op in model.get_ops() if op.get_type_name() != "Convolution"]
     # It draws progress bars on the standard output, which is for results.
     with redirect_stdout(StringIO()):
