@@ -21,7 +21,7 @@ from handmesh.deploy.command import ExportCommand, Format, Precision, run_export
 from handmesh.deploy.export import export_net, write_form
 from handmesh.deploy.graph import DeployNet, SplitDepthwise, arrange, fuse, is_doubling
 from handmesh.deploy.job import Form, fuse_and_compare
-from handmesh.deploy.parity import parity_pictures, vertices_of
+from handmesh.deploy.parity import noise_pictures, vertices_of
 from handmesh.errors import UserError
 from handmesh.geometry.crop import CROP_RULE
 from handmesh.hand_model import load_hand_model
@@ -58,7 +58,7 @@ def network_path(checkpoint_path) -> Path:
 @pytest.fixture(scope="module")
 def form(checkpoint_path) -> Form:
     """The same network, fused once for all files of it."""
-    return fuse_and_compare(net_from_checkpoint(load_checkpoint(checkpoint_path)), load_hand_model("open"), parity_pictures(64))
+    return fuse_and_compare(net_from_checkpoint(load_checkpoint(checkpoint_path)), load_hand_model("open"), noise_pictures(64, 64))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def metadata(network_path) -> dict:
 
 @pytest.fixture(scope="module")
 def crops() -> np.ndarray:
-    return parity_pictures(64)[:5]
+    return noise_pictures(64, 5)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -131,7 +131,7 @@ def test_the_arranged_network_is_the_fused_one(variant, head):
     net = lively(build_net(ModelConfig(variant=variant, head=head, size_px=64)))
     fused = fuse(net.double())
     arranged = arrange(fused)
-    crops = torch.from_numpy(parity_pictures(64, 3))
+    crops = torch.from_numpy(noise_pictures(64, 3))
     with torch.no_grad():
         ours, theirs = DeployNet(arranged)(crops), DeployNet(fused)(crops)
     for one, other in zip(ours, theirs, strict=True):
@@ -169,7 +169,7 @@ def test_two_depthwise_convolutions_are_a_doubling_one():
 
 def test_half_precision_weights_stay_within_their_limit(network_path, hand_model):
     proto = onnx.load(network_path)
-    pictures = parity_pictures(64)
+    pictures = noise_pictures(64, 64)
     full = vertices_of(hand_model, onnx_graph.run_onnx(proto.SerializeToString(), pictures))
     onnx_graph.store_weights_in_fp16(proto)
     data = proto.SerializeToString()
@@ -194,7 +194,7 @@ def test_each_file_is_the_trained_network(form, metadata, hand_model, tmp_path, 
         pytest.importorskip("nncf", reason="int8 needs nncf, of the export extra")
     if precision == "bf16":
         _skip_without_bf16()
-    pictures = parity_pictures(64, 24, seed=1) if precision == "int8" else None
+    pictures = noise_pictures(64, 24, seed=1) if precision == "int8" else None
     out = tmp_path / f"hand{suffix}"
     report = write_form(form, out, precision, metadata, file_format, pictures)
     assert {path.name for path in tmp_path.iterdir()} == ({"hand.xml", "hand.bin"} if suffix == ".xml" else {"hand.onnx"})
@@ -212,7 +212,7 @@ def test_each_file_is_the_trained_network(form, metadata, hand_model, tmp_path, 
 
 def test_files_differ_in_size_and_exactness(form, metadata, tmp_path):
     pytest.importorskip("nncf", reason="int8 needs nncf, of the export extra")
-    pictures = parity_pictures(64, 24, seed=1)
+    pictures = noise_pictures(64, 24, seed=1)
     reports = {
         precision: write_form(
             form, tmp_path / f"{precision}.xml", precision, metadata, "openvino", pictures if precision == "int8" else None
@@ -240,7 +240,7 @@ def test_an_ir_without_its_weights_is_one_line(form, metadata, tmp_path):
     (tmp_path / "hand.xml").write_bytes(text)
     with pytest.raises(UserError, match="expected an .onnx file with --runtime onnxruntime"):
         Predictor(tmp_path / "hand.xml", runtime="onnxruntime")
-    assert len(Predictor(tmp_path / "hand.xml")(parity_pictures(64, 1))) == 1
+    assert len(Predictor(tmp_path / "hand.xml")(noise_pictures(64, 1))) == 1
 
 
 def test_a_core_ml_package_takes_a_picture(form, metadata, tmp_path):
@@ -262,7 +262,7 @@ def test_tensorrt_starts_from_the_onnx_file(form, metadata, tmp_path, monkeypatc
     monkeypatch.setattr(tensorrt_engine, "find_spec", lambda name: None)
     report = write_form(form, tmp_path / "hand.engine", "fp16", metadata, "tensorrt")
     assert report.path == tmp_path / "hand.onnx" and [path.name for path in tmp_path.iterdir()] == ["hand.onnx"]
-    assert len(Predictor(report.path)(parity_pictures(64, 1))) == 1
+    assert len(Predictor(report.path)(noise_pictures(64, 1))) == 1
     words = shlex.split(report.notes[0].partition("run: ")[2])
     assert words[0] == "trtexec" and f"--onnx={report.path}" in words and "--fp16" in words
     assert "--minShapes=crops:1x64x64x3" in words and "\n" not in report.notes[0]

@@ -332,7 +332,7 @@ def test_torch_gives_what_the_exported_network_gives(checkpoint_path, hand_model
     from handmesh.evaluation.torch_network import TorchNetwork
     from handmesh.hand_model.skinning import skin
 
-    crops = parity.parity_pictures(64)[:19]
+    crops = parity.noise_pictures(64, 19)
     monkeypatch.setattr(parity, "PARITY_PICTURES", 2)
     export_checkpoint(checkpoint_path, checkpoint_path.with_suffix(".onnx"))
     networks = TorchNetwork(checkpoint_path, hand_model.id), Predictor(checkpoint_path.with_suffix(".onnx"), hand_model.id)

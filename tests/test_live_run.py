@@ -277,6 +277,26 @@ def test_ctrl_c_and_a_lost_camera_leave_whole_files(tmp_path, model):
         assert len((output / "hands.jsonl").read_text().splitlines()) == 6
 
 
+class _FailsToClose:
+    def __init__(self, failure):
+        self.failure = failure
+
+    def write(self, shot):
+        pass
+
+    def close(self):
+        raise self.failure
+
+
+def test_what_goes_wrong_while_closing_is_in_the_report_and_the_rest_is_closed(model, tmp_path):
+    for end, failure in (("interrupted", KeyboardInterrupt()), ("failed", UserError("no room for the last frame"))):
+        source = _Source()
+        sinks = [_FailsToClose(failure)]
+        report = run_loop(source, _Estimator(model), lambda width, height: CAMERA, sinks, ARTIST, Wishes(tmp_path))
+        assert (report.end, report.frames, source.is_closed) == (end, 6, True)
+        assert (report.error is failure) == (end == "failed")
+
+
 def test_a_full_disk_is_one_line_and_what_is_there_can_be_read(tmp_path, model):
     resource = pytest.importorskip("resource", reason="needs limits on file sizes, which Windows has not")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -12,7 +12,7 @@ from generated_shards import GeneratedShards
 from torch import Tensor
 
 from handmesh.config import config_to_dict
-from handmesh.deploy.export import parity_pictures
+from handmesh.deploy.parity import noise_pictures
 from handmesh.errors import UserError
 from handmesh.training.checkpoint import Checkpoint, save_checkpoint
 from handmesh.training.command import LossWeights, ModelConfig, TrainCommand
@@ -141,7 +141,7 @@ def test_the_teacher_sees_the_picture_at_its_own_size(teacher, batch):
         total, at = moved.sum(), torch.arange(other) + 0.5
         assert ((moved.sum(1) * at).sum() / total / other).item() == pytest.approx((0.3 * size + 0.5) / size, abs=2e-3)
         assert ((moved.sum(0) * at).sum() / total / other).item() == pytest.approx((0.6 * size + 0.5) / size, abs=2e-3)
-    crops = torch.from_numpy(parity_pictures(64)[:1])
+    crops = torch.from_numpy(noise_pictures(64, 1))
     assert resize_crops(crops, 64) is crops
 
 
@@ -175,5 +175,5 @@ def rows(prediction: Prediction, part: Tensor | slice) -> Prediction:
 def test_pictures_reach_the_answer(teacher, batch):
     """The tests above would say little about a teacher that always says the same."""
     with torch.no_grad():
-        answer = teacher.predict(replace(batch, crops=torch.from_numpy(parity_pictures(64)[: len(batch)])))
+        answer = teacher.predict(replace(batch, crops=torch.from_numpy(noise_pictures(64, len(batch)))))
     assert np.ptp(answer.rot6d.numpy(), axis=0).max() > 0.01

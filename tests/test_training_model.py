@@ -8,7 +8,8 @@ import torch
 from generated_shards import GeneratedShards
 from torch import nn
 
-from handmesh.deploy.export import DeployNet, fuse, parity_pictures, vertices_of
+from handmesh.deploy.export import DeployNet, fuse, vertices_of
+from handmesh.deploy.parity import noise_pictures
 from handmesh.errors import UserError
 from handmesh.geometry.rotation import rotmat_to_rot6d
 from handmesh.hand_model import HandModel
@@ -38,7 +39,7 @@ def trained_looking(variant: str, head: Head = "keypoint", overparameterized: bo
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=2 / module.in_features**0.5)
     with torch.no_grad():
-        net(torch.from_numpy(parity_pictures(SIZE_PX)[:4]))
+        net(torch.from_numpy(noise_pictures(SIZE_PX, 4)))
     return net.eval().double()
 
 
@@ -50,7 +51,7 @@ def outputs_of(net: HandNet, crops: torch.Tensor) -> dict[str, np.ndarray]:
 def check_fusing(net: HandNet, hand_model: HandModel, pictures: int = 3) -> HandNet:
     """Compare a network with its fused form, which is returned."""
     fused = fuse(net)
-    crops = torch.from_numpy(parity_pictures(SIZE_PX)[:pictures])
+    crops = torch.from_numpy(noise_pictures(SIZE_PX, pictures))
     ours, theirs = outputs_of(net, crops), outputs_of(fused, crops)
     vertices, fused_vertices = vertices_of(hand_model, ours), vertices_of(hand_model, theirs)
     # The outputs depend on the picture by millimetres, so that an error in fusing would show.
@@ -136,7 +137,7 @@ def test_dense_heads_change_no_answer():
     net = HandNet("fastvit_t8", "pooled", SIZE_PX).eval()
     sparse = HandNet("fastvit_t8", "pooled", SIZE_PX, dense=False).eval()
     sparse.load_state_dict({name: value for name, value in net.state_dict().items() if name in sparse.state_dict()})
-    crops = torch.from_numpy(parity_pictures(SIZE_PX)[:2])
+    crops = torch.from_numpy(noise_pictures(SIZE_PX, 2))
     for name, value in outputs_of(net, crops).items():
         assert np.array_equal(value, outputs_of(sparse, crops)[name])
 
@@ -195,7 +196,7 @@ def test_settings_reach_the_network():
 def test_the_largest_trains_with_the_pooled_head():
     torch.manual_seed(0)
     net = HandNet("fastvit_ma36", "pooled", SIZE_PX, drop_path=0.2)
-    prediction = net(torch.from_numpy(parity_pictures(SIZE_PX)[:1]))
+    prediction = net(torch.from_numpy(noise_pictures(SIZE_PX, 1)))
     (prediction.rot6d.sum() + prediction.parts_logits.mean() + prediction.depth_m.mean()).backward()
     reached = [parameter for parameter in net.backbone.parameters() if parameter.grad is not None and parameter.grad.abs().sum() > 0]
     # Stochastic depth leaves out some blocks.

@@ -4,12 +4,13 @@
 
 The weights are random, but made to matter: normalisation has the statistics of pictures, layer scales are as large as trained ones, and the
 last layer is scaled until the vertices move by centimetres from picture to picture. That spread is printed beside the distances, which
-prove nothing without it. A distance beyond its limit is printed as such: nothing is written then. Needs the `train` and `export` extras.
+prove nothing without it. A distance beyond its limit is printed as refused: nothing is written then. Needs the `train` and `export` extras.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,7 @@ from handmesh.bench.macs import count_macs
 from handmesh.deploy.command import SUFFIXES, Format, Precision
 from handmesh.deploy.export import write_form
 from handmesh.deploy.job import Form, fuse_and_compare
-from handmesh.deploy.parity import parity_pictures
+from handmesh.deploy.parity import PARITY_PICTURES, noise_pictures
 from handmesh.errors import UserError
 from handmesh.geometry.crop import CROP_RULE
 from handmesh.hand_model import HandModel, load_hand_model
@@ -53,7 +54,7 @@ def lively_net(variant: str, model: HandModel, size_px: int) -> HandNet:
     torch.manual_seed(0)
     net = HandNet(variant, "keypoint", size_px)
     net.start_at(model)
-    pictures = torch.from_numpy(parity_pictures(size_px, 32, seed=1))
+    pictures = torch.from_numpy(noise_pictures(size_px, 32, seed=1))
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -72,7 +73,7 @@ def lively_net(variant: str, model: HandModel, size_px: int) -> HandNet:
 def prove(variant: str, model: HandModel, size_px: int) -> list[str]:
     """The cells of one variant's row."""
     net = lively_net(variant, model, size_px)
-    form = fuse_and_compare(net, model, parity_pictures(size_px))
+    form = fuse_and_compare(net, model, noise_pictures(size_px, PARITY_PICTURES))
     vertices_m = form.reference_m
     spread_mm = float(1e3 * np.linalg.norm(vertices_m - vertices_m.mean(axis=0), axis=-1).mean())
     parameters = [sum(values.numel() for values in deployed(each)) / 1e6 for each in (net, form.fused)]
@@ -106,13 +107,14 @@ def written(form: Form, model: HandModel, variant: str, size_px: int, file_forma
         "root": JOINTS[ROOT],
         "variant": variant,
     }
-    calibration = parity_pictures(size_px, CALIBRATION_PICTURES, seed=2) if precision == "int8" else None
+    calibration = noise_pictures(size_px, CALIBRATION_PICTURES, seed=2) if precision == "int8" else None
     with tempfile.TemporaryDirectory() as folder:
         try:
             out = Path(folder) / f"network{SUFFIXES[file_format]}"
             report = write_form(form, out, precision, metadata, file_format, calibration)
         except UserError as error:
-            return f"none: {str(error).partition('; ')[0].removeprefix('expected ')}"
+            beyond = re.search(r"got (\S+) mm; nothing was written", str(error))
+            return f"refused, {float(beyond[1]):.1g}" if beyond else f"none: {str(error).partition('; ')[0].removeprefix('expected ')}"
     return f"{report.size_mb:.1f} MB, {report.file_mm:.1g}"
 
 

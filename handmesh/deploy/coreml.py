@@ -44,6 +44,8 @@ def write(job: Job) -> Written:
         UserError: beyond the parity limit, or coremltools cannot convert with this torch.
         OSError: it cannot be written.
     """
+    # Its import tells in six lines that this is no Mac.
+    logging.getLogger("coremltools").setLevel(logging.ERROR)
     import coremltools
 
     stored = copy.deepcopy(job.form.arranged)
@@ -74,7 +76,6 @@ def convert(job: Job) -> Any:
     import coremltools as ct
 
     size = job.form.fused.size_px
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
     net = PictureNet(copy.deepcopy(job.form.arranged)).eval()
     precision = ct.precision.FLOAT16 if job.precision == "fp16" else ct.precision.FLOAT32
     try:

@@ -26,7 +26,7 @@ from handmesh.training.checkpoint import Checkpoint, load_checkpoint, net_from_c
 from handmesh.training.model import HandNet
 
 # The steps by themselves, for those who measure them.
-__all__ = ["DeployNet", "ExportReport", "checkpoint_metadata", "export_checkpoint", "export_net", "fuse", "parity_pictures"]
+__all__ = ["DeployNet", "ExportReport", "checkpoint_metadata", "export_checkpoint", "export_net", "fuse"]
 __all__ += ["to_onnx", "vertices_of", "write_form"]
 
 # What a format cannot hold, and what to take instead.

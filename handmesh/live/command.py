@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,38 +84,39 @@ def run_demo(command: DemoCommand) -> None:
         raise UserError(f"expected --threads of at least 0, got {command.threads}")
     cameras = CameraChoice(command.fov, command.focal, command.intrinsics)
     source = open_source(_input(command), command.camera, _parse_size(command.size), command.fps)
-    prepare_output(command.output, source)
+    with ExitStack() as stack:
+        stack.callback(source.close)
+        prepare_output(command.output, source)
 
-    # Slow to import and to load: only once everything cheap is known to be right.
-    from handmesh.estimator import HandMeshEstimator
-    from handmesh.render.overlay import draw_mask, draw_overlay, prepare_overlay
+        # Slow to import and to load: only once everything cheap is known to be right.
+        from handmesh.estimator import HandMeshEstimator
+        from handmesh.render.overlay import draw_mask, draw_overlay, prepare_overlay
 
-    estimator = HandMeshEstimator(
-        command.model,
-        command.hand_model,
-        runtime=command.runtime,
-        precision=command.precision,
-        max_hands=command.max_hands,
-        threads=command.threads or network_threads(source.is_stream),
-        is_live=source.is_live,
-    )
-    if not cameras.is_known:
-        print(f"camera unknown: assuming a field of view of {ASSUMED_FOV_DEG:g} degrees (set --fov, --focal or --intrinsics)")
-    screen = None if command.no_window else _open_screen()
-    draws = screen is not None or bool({"overlay", "mask"} & set(kinds))
-    with ThreadPoolExecutor(1) as thread:
-        if draws and source.is_stream:
-            # Before the clock starts, so that the first frame costs what the others do. A picture's mesh need not wait for it.
-            thread.submit(prepare_overlay)
-        estimator.prepare()
-    sinks = open_sinks(kinds, command.output, source, estimator.hand_model)
-    # Nobody needs the plain picture after its hands are known.
-    artist = Artist(partial(draw_overlay, in_place=True), draw_mask)
-    wishes = Wishes(command.output, command.mirror, "overlay" in kinds, "mask" in kinds)
-    try:
+        estimator = stack.enter_context(
+            HandMeshEstimator(
+                command.model,
+                command.hand_model,
+                runtime=command.runtime,
+                precision=command.precision,
+                max_hands=command.max_hands,
+                threads=command.threads or network_threads(source.is_stream),
+                is_live=source.is_live,
+            )
+        )
+        if not cameras.is_known:
+            print(f"camera unknown: assuming a field of view of {ASSUMED_FOV_DEG:g} degrees (set --fov, --focal or --intrinsics)")
+        screen = None if command.no_window else _open_screen()
+        draws = screen is not None or bool({"overlay", "mask"} & set(kinds))
+        with ThreadPoolExecutor(1) as thread:
+            if draws and source.is_stream:
+                # Before the clock starts, so that the first frame costs what the others do. A picture's mesh need not wait for it.
+                thread.submit(prepare_overlay)
+            estimator.prepare()
+        sinks = open_sinks(kinds, command.output, source, estimator.hand_model)
+        # Nobody needs the plain picture after its hands are known.
+        artist = Artist(partial(draw_overlay, in_place=True), draw_mask)
+        wishes = Wishes(command.output, command.mirror, "overlay" in kinds, "mask" in kinds)
         report = run_loop(source, estimator, cameras.camera, sinks, artist, wishes, screen)
-    finally:
-        estimator.close()
     if report.frames:
         print(summary(report, source, command.output if kinds else None))
     if command.profile:

@@ -120,17 +120,17 @@ def run_loop(
     loop = _Loop(estimator, camera_of, sinks, artist, wishes, screen)
     end, error = "finished", None
     start = time.perf_counter()
-    with ExitStack() as stack:
-        # One hand is too little for two cores: BLAS's second thread would spin until the next frame, at the cost of all the other stages.
-        stack.enter_context(threadpool_limits(1, user_api="blas"))
-        for part in (source, *sinks, *([screen] if screen else [])):
-            stack.callback(part.close)
-        try:
+    try:
+        with ExitStack() as stack:
+            # One hand is too little for two cores: BLAS's second thread would spin until the next frame, at the cost of all other stages.
+            stack.enter_context(threadpool_limits(1, user_api="blas"))
+            for part in (source, *sinks, *([screen] if screen else [])):
+                stack.callback(part.close)
             end = loop.run(source)
-        except UserError as failure:
-            end, error = "failed", failure
-        except KeyboardInterrupt:
-            end = "interrupted"
+    except UserError as failure:
+        end, error = "failed", failure
+    except KeyboardInterrupt:
+        end = "interrupted"
     duration_s = (loop.idle_from_s or time.perf_counter()) - start
     return LoopReport(loop.frames, loop.frames_with_hands, duration_s, end, error, _merge_times(loop.times, estimator.times), loop.latency)
 
