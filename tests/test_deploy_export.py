@@ -268,6 +268,14 @@ def test_tensorrt_starts_from_the_onnx_file(form, metadata, tmp_path, monkeypatc
     assert "--minShapes=crops:1x64x64x3" in words and "\n" not in report.notes[0]
 
 
+def test_files_are_compared_on_drawn_hands_which_are_always_the_same(monkeypatch):
+    monkeypatch.setattr(parity, "PARITY_PICTURES", 3)
+    pictures = parity.parity_pictures(64)
+    assert pictures.shape == (3, 64, 64, 3) and pictures.dtype == np.uint8
+    assert (pictures == parity.parity_pictures(64)).all()
+    assert min(pictures.std(axis=(1, 2, 3))) > 10 and np.abs(pictures[0].astype(int) - pictures[1]).mean() > 10
+
+
 @pytest.mark.parametrize(("file_format", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml"), ("coreml", ".mlpackage")])
 def test_a_file_beyond_its_limit_is_not_written(form, metadata, tmp_path, file_format, suffix):
     if file_format == "coreml":

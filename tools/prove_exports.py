@@ -114,7 +114,7 @@ def written(form: Form, model: HandModel, variant: str, size_px: int, file_forma
             report = write_form(form, out, precision, metadata, file_format, calibration)
         except UserError as error:
             beyond = re.search(r"got (\S+) mm; nothing was written", str(error))
-            return f"refused, {float(beyond[1]):.1g}" if beyond else f"none: {str(error).partition('; ')[0].removeprefix('expected ')}"
+            return f"refused, {float(beyond[1]):.2g}" if beyond else f"none: {str(error).partition('; ')[0].removeprefix('expected ')}"
     return f"{report.size_mb:.1f} MB, {report.file_mm:.1g}"
 
 
