@@ -446,7 +446,8 @@ def test_startup_rows_are_medians_with_their_bars():
 
 
 def test_the_demo_understands_what_it_is_started_with(tmp_path):
-    command = StartupCommand(tmp_path / "picture.png", 1, tmp_path / "net.onnx", "mano", "onnxruntime", "f32")
+    picture, network = tmp_path / "picture.png", tmp_path / "net.onnx"
+    command = StartupCommand(network, "mano", "onnxruntime", "f32", input=picture, max_hands=1)
     words = _demo_command(command, tmp_path / "picture.png", tmp_path / "out")
     demo = parse_flags(DemoCommand, words[words.index("--input") :], "handmesh-demo")
     assert (demo.input, demo.output, demo.max_hands) == (str(tmp_path / "picture.png"), tmp_path / "out", 1)

@@ -123,3 +123,21 @@ class _Touch:
 
     def __reduce__(self):
         return Path.touch, (self.path,)
+
+
+def test_the_mean_of_checkpoints(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "tools"))
+    from average_checkpoints import average
+
+    def moved(by: int) -> Checkpoint:
+        return replace(checkpoint, pictures=by, ema={name: values + by for name, values in checkpoint.ema.items()})
+
+    mean = average([moved(0), moved(1), moved(5)])
+    assert mean.pictures == 5 and not mean.model and not mean.optimizer
+    for name, values in checkpoint.ema.items():
+        expected = values + 2 if values.is_floating_point() else values + 5
+        assert mean.ema[name].dtype == values.dtype and torch.allclose(mean.ema[name], expected, atol=1e-5)
+    save_checkpoint(mean, tmp_path / "mean.pt")
+    net_from_checkpoint(load_checkpoint(tmp_path / "mean.pt"))
+    with pytest.raises(UserError, match="one hand model"):
+        average([checkpoint, replace(checkpoint, hand_model="mano-right")])

@@ -37,7 +37,19 @@ _BY_STAGE = {"name": "stage", "calls": "calls", "p50_ms": "p50 ms", "p95_ms": "p
 
 
 @dataclass(frozen=True)
-class LoopCommand:
+class _NetworkFlags:
+    model: Path | None = None
+    """Network from handmesh-export; without it, the one that comes with the package."""
+    hand_model: str = "open"
+    """Hand model that the network was trained with: "open", "mano", or the path of an npz."""
+    runtime: Runtime = "openvino"
+    """What runs the network."""
+    precision: Precision | None = None
+    """Arithmetic of the network; by default what its file says."""
+
+
+@dataclass(frozen=True)
+class LoopCommand(_NetworkFlags):
     """Time the whole loop of handmesh-demo on a video: overlay on, nothing encoded, no window."""
 
     input: str | None = None
@@ -54,14 +66,6 @@ class LoopCommand:
     """What has its turns in the same run: MediaPipe's landmarks alone, read ahead by a thread as ours and with nothing drawn; or the loop
     with the detector and two looks in every frame, as pictures have them. Each gives a ratio of frames/s and the distance of our
     keypoints to MediaPipe's landmarks."""
-    model: Path | None = None
-    """Network from handmesh-export; without it, the one that comes with the package."""
-    hand_model: str = "open"
-    """Hand model that the network was trained with: "open", "mano", or the path of an npz."""
-    runtime: Runtime = "openvino"
-    """What runs the network."""
-    precision: Precision | None = None
-    """Arithmetic of the network; by default what its file says."""
     threads: int = 0
     """Of the network; 0 takes half of the cores, as handmesh-demo does for streams."""
     rounds: int = 3
@@ -85,21 +89,13 @@ class LoopCommand:
 
 
 @dataclass(frozen=True)
-class FolderCommand:
+class FolderCommand(_NetworkFlags):
     """Time the way from a folder of pictures to their meshes; nothing is drawn or written."""
 
     input: Path | None = None
     """Folder of pictures; without it, frames of the clip that comes with the package, as jpg."""
     max_hands: int = 2
     """Most hands to look for."""
-    model: Path | None = None
-    """Network from handmesh-export; without it, the one that comes with the package."""
-    hand_model: str = "open"
-    """Hand model that the network was trained with: "open", "mano", or the path of an npz."""
-    runtime: Runtime = "openvino"
-    """What runs the network."""
-    precision: Precision | None = None
-    """Arithmetic of the network; by default what its file says."""
     threads: int = 0
     """Of the network; 0 lets the runtime choose."""
     rounds: int = 3
@@ -113,21 +109,13 @@ class FolderCommand:
 
 
 @dataclass(frozen=True)
-class StartupCommand:
+class StartupCommand(_NetworkFlags):
     """Time from the start of `handmesh-demo --input PICTURE` to its first mesh and its overlay, and its memory."""
 
     input: Path | None = None
     """Picture with a hand; without it, a frame of the clip that comes with the package."""
     max_hands: int = 2
     """Most hands to look for."""
-    model: Path | None = None
-    """Network from handmesh-export; without it, the one that comes with the package."""
-    hand_model: str = "open"
-    """Hand model that the network was trained with: "open", "mano", or the path of an npz."""
-    runtime: Runtime = "openvino"
-    """What runs the network."""
-    precision: Precision | None = None
-    """Arithmetic of the network; by default what its file says."""
     runs: int = 10
     """Fresh processes that are timed, after one that is not."""
     out: Path = Path("bench_out")
