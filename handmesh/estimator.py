@@ -19,7 +19,7 @@ from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.hand_model.skinning import skin_at
 from handmesh.records import Camera, Crop, Detection, Hand, HandParams
 from handmesh.runtime import Precision, Predictor, Runtime
-from handmesh.skeleton import WRIST
+from handmesh.skeleton import FINGERS, JOINTS, WRIST
 from handmesh.timing import StageTimes
 from handmesh.tracking import Track, Tracker
 
@@ -27,6 +27,14 @@ _log = logging.getLogger("handmesh")
 
 # Where frames are not live, an answer is taken in so many frames after it was asked for, ready or not: the same video, the same hands.
 _ANSWER_AFTER_FRAMES = 4
+# Of all fingers but the thumb.
+_KNUCKLES = [JOINTS.index(f"{finger}_mcp") for finger in FINGERS[1:]]
+_FINGERTIPS = [JOINTS.index(f"{finger}_tip") for finger in FINGERS[1:]]
+# A straight finger's length over the distance from the wrist to its knuckle, about.
+_FINGER_OVER_PALM = 0.9
+# The share of the way from a bent finger to a straight one that a followed crop makes room for.
+# More of it, and the network believes in fingers that are not there: it reads some of the pose from how the crop is framed.
+_READY = 0.2
 
 
 class HandMeshEstimator:
@@ -113,7 +121,7 @@ class HandMeshEstimator:
         camera = self._camera_for(image_rgb, camera)
         self._consult_detector(image_rgb, time_s)
         tracks = self._tracker.in_view
-        hands = self._look(image_rgb, camera, tracks, [track.points_px for track in tracks])
+        hands = self._look(image_rgb, camera, tracks, [_to_look_at(track) for track in tracks])
         new = [index for index, track in enumerate(tracks) if track.keypoints_px is None]
         again = self._look_again(image_rgb, camera, [tracks[index] for index in new], [hands[index] for index in new])
         for index, hand in zip(new, again, strict=True):
@@ -224,6 +232,18 @@ class HandMeshEstimator:
                 place_hand(self.hand_model, params, crop, camera, track)
                 for track, crop, params in zip(tracks, crops, predictions, strict=True)
             ]
+
+
+def _to_look_at(track: Track) -> np.ndarray | None:
+    """What the next crop is made around: a hand that is followed, and how far its bent fingers may have come by then.
+
+    A crop around a fist has no room for a finger that points, which the network then never sees.
+    """
+    if track.keypoints_px is None:
+        return track.points_px
+    wrist, knuckles, tips = (track.keypoints_px[index] for index in (WRIST, _KNUCKLES, _FINGERTIPS))
+    straight = knuckles + _FINGER_OVER_PALM * (knuckles - wrist)
+    return np.concatenate([track.keypoints_px, tips + _READY * (straight - tips)])
 
 
 def _half_way(detection: Detection, hand: Hand) -> np.ndarray:

@@ -13,12 +13,14 @@ import pytest
 from handmesh import Camera, HandMeshEstimator
 from handmesh.detection import HandDetector
 from handmesh.errors import UserError
+from handmesh.estimator import _to_look_at
 from handmesh.geometry.camera import camera_from_fov, project
 from handmesh.geometry.crop import mirror_picture, resize_camera
 from handmesh.hand_model import load_hand_model
 from handmesh.hand_model.assets import ASSETS
 from handmesh.records import Detection
 from handmesh.skeleton import WRIST
+from handmesh.tracking import Track
 
 FRAME = 150  # both hands are up
 
@@ -319,3 +321,24 @@ def test_a_network_for_another_hand_is_refused():
     other = replace(load_hand_model("open"), id="somebody-elses")
     with pytest.raises(UserError, match="somebody-elses"):
         HandMeshEstimator(hand_model=other)
+
+
+def test_a_followed_crop_has_room_for_fingers_that_may_come_out():
+    wrist, knuckles = np.array([100.0, 200.0]), np.array([[90.0, 140.0], [100.0, 138.0], [110.0, 140.0], [120.0, 145.0]])
+    detection = Detection(np.array([80.0, 80.0, 130.0, 205.0]), True, 0.9, np.zeros((21, 2)))
+
+    def looked_at(bent: float) -> tuple[np.ndarray, np.ndarray]:
+        keypoints_px = np.tile(wrist, (21, 1))
+        for finger, knuckle in zip((5, 9, 13, 17), knuckles, strict=True):
+            straight = knuckle + 0.9 * (knuckle - wrist)
+            keypoints_px[finger : finger + 4] = knuckle
+            keypoints_px[finger + 3] = straight + bent * (knuckle - straight)
+        track = Track(1, detection, 1.0, 0.0, 0.0, keypoints_px=keypoints_px)
+        return keypoints_px, _to_look_at(track)
+
+    open_hand, points = looked_at(0.0)
+    assert points.min(axis=0) == pytest.approx(open_hand.min(axis=0)) and points.max(axis=0) == pytest.approx(open_hand.max(axis=0))
+    fist, points = looked_at(1.0)
+    room_px = fist[:, 1].min() - points[:, 1].min()
+    assert 5 < room_px < 0.5 * (fist[:, 1].min() - open_hand[:, 1].min())
+    assert _to_look_at(Track(1, detection, 1.0, 0.0, 0.0)) is detection.landmarks_px

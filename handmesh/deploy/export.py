@@ -32,7 +32,7 @@ __all__ += ["to_onnx", "vertices_of", "write_form"]
 # What a format cannot hold, and what to take instead.
 _REFUSED: dict[tuple[Format, Precision], str] = {
     ("onnx", "bf16"): "ONNX on a CPU; export --format openvino --precision bf16, or run an f32 file with handmesh-demo --precision bf16",
-    ("onnx", "int8"): "ONNX; export --format openvino --precision int8",
+    ("onnx", "int8"): "ONNX; export --format openvino --precision int8 --calibration DIR",
     ("coreml", "bf16"): "Core ML; export --precision fp16",
     ("coreml", "int8"): "Core ML; export --precision fp16",
     ("tensorrt", "int8"): "TensorRT; export --precision fp16 or bf16",
