@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+from rich.console import Console
 
 Format = Literal["onnx", "openvino", "coreml", "tensorrt"]
 Precision = Literal["f32", "fp16", "bf16", "int8"]
@@ -42,7 +43,8 @@ def run_export(command: ExportCommand) -> Path:
     from handmesh.deploy.export import export_checkpoint
 
     out = command.out or command.checkpoint.with_suffix(SUFFIXES[command.format])
-    report = export_checkpoint(command.checkpoint, out, command.precision, command.hand_model, command.format, command.calibration)
+    with Console(stderr=True).status("fusing, converting and comparing: about a minute"):
+        report = export_checkpoint(command.checkpoint, out, command.precision, command.hand_model, command.format, command.calibration)
     print(
         f"{report.path}: {report.size_mb:.1f} MB, {command.format} {command.precision}; mean vertex distance to the trained network over "
         f"{report.pictures} pictures{' held out from calibration' if command.precision == 'int8' else ''}: "
