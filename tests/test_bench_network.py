@@ -17,7 +17,7 @@ import pytest
 from openvino import opset13 as ops
 
 from handmesh.bench import layers, matmul, networks
-from handmesh.bench.charts import NO_MATPLOTLIB
+from handmesh.bench.canvas import NO_MATPLOTLIB
 from handmesh.bench.macs import count_macs
 from handmesh.bench.matmul import best_product
 from handmesh.bench.network_command import (

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from handmesh.bench.canvas import INK, MIDDLE, PALE, STRONG, figure, label
 from handmesh.bench.records import Report
-from handmesh.errors import UserError
-from handmesh.wholefile import replacing
 
-# One hue, told apart by lightness: also readable without colours.
-_STRONG, _MIDDLE, _PALE, _INK = "#0b3c6f", "#4f86bd", "#b9cfe4", "#222222"
-_WIDTH_IN, _DPI = 10.0, 100
 _FORM_STYLES: dict[str, dict[str, Any]] = {
-    "train form": {"color": _MIDDLE, "marker": "s", "linestyle": "--"},
-    "fused": {"color": _STRONG, "marker": "o"},
+    "train form": {"color": MIDDLE, "marker": "s", "linestyle": "--"},
+    "fused": {"color": STRONG, "marker": "o"},
 }
-NO_MATPLOTLIB = 'no plot: matplotlib is not installed; run: pip install "handmesh[train]"'
-
-
-def has_matplotlib() -> bool:
-    """Plots can be drawn."""
-    return find_spec("matplotlib") is not None
 
 
 def draw_network(report: Report, path: Path) -> None:
@@ -36,7 +24,7 @@ def draw_network(report: Report, path: Path) -> None:
     networks, batches = (list(dict.fromkeys(row[key] for row in report.rows)) for key in ("network", "batch"))
     ways = list(dict.fromkeys(row["way"] for row in report.rows))
     height = 0.7 + len(networks) * (0.75 + 0.3 * len(ways))
-    with _figure(path, len(networks), len(batches), height) as axes:
+    with figure(path, len(networks), len(batches), height, share_y=True) as axes:
         for across, network in zip(axes, networks, strict=True):
             for axis, batch in zip(across, batches, strict=True):
                 rows = {row["way"]: row for row in report.rows if (row["network"], row["batch"]) == (network, batch)}
@@ -57,11 +45,11 @@ def draw_resolution(report: Report, path: Path) -> None:
     variants = list(dict.fromkeys(row["variant"] for row in report.rows))
     columns = min(len(variants), 2)
     lines = -(-len(variants) // columns)
-    with _figure(path, lines, columns, 0.6 + 3.8 * lines) as axes:
+    with figure(path, lines, columns, 0.6 + 3.8 * lines, share_y=True) as axes:
         cells = [axis for across in axes for axis in across]
         for axis in cells[len(variants) :]:
             axis.set_visible(False)
-        for axis, variant in zip(cells, variants, strict=False):
+        for axis, variant in zip(cells[: len(variants)], variants, strict=True):
             for form, style in _FORM_STYLES.items():
                 rows = [row for row in report.rows if (row["variant"], row["form"]) == (variant, form)]
                 sides, medians = [row["size_px"] for row in rows], [row["median_ms"] for row in rows]
@@ -88,13 +76,13 @@ def draw_layers(report: Report, path: Path) -> None:
         UserError: it cannot be written.
     """
     groups = [[row for row in report.rows if row["by"] == by] for by in ("kind", "stage")]
-    with _figure(path, 1, 2, 1.2 + 0.36 * max(map(len, groups)), share_y=False) as axes:
+    with figure(path, 1, 2, 1.2 + 0.36 * max(map(len, groups))) as axes:
         for axis, rows, title in zip(axes[0], groups, ("by kind of work", "by stage"), strict=True):
             times_ms = [row["time_ms"] for row in rows]
-            axis.barh(range(len(rows)), times_ms, color=[_STRONG if row["gmacs"] else _PALE for row in rows], height=0.7)
+            axis.barh(range(len(rows)), times_ms, color=[STRONG if row["gmacs"] else PALE for row in rows], height=0.7)
             for index, row in enumerate(rows):
                 speed = f", {row['gflops']:.0f} GFLOP/s" if row["gflops"] else ""
-                _label(axis, index, row["time_ms"], f"{100 * row['share']:.0f} %{speed}")
+                label(axis, row["time_ms"], index, f"{100 * row['share']:.0f} %{speed}")
             axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
             axis.invert_yaxis()
             axis.set_xlim(0, 1.75 * max(times_ms))
@@ -107,37 +95,13 @@ def _draw_bars(axis: Any, ways: Sequence[str], rows: dict[str, dict[str, Any]]) 
         if way not in rows:
             continue
         median_ms, p95_ms = rows[way]["median_ms"], rows[way]["p95_ms"]
-        color = _PALE if way.startswith("torch") else _MIDDLE if way.startswith("cuda") else _STRONG
+        color = PALE if way.startswith("torch") else MIDDLE if way.startswith("cuda") else STRONG
         axis.barh(index, median_ms, color=color, height=0.7)
-        axis.plot([median_ms, p95_ms], [index, index], color=_INK, linewidth=1.2, marker="|", markevery=[1], markersize=7)
-        _label(axis, index, p95_ms, _three_digits(median_ms))
+        axis.plot([median_ms, p95_ms], [index, index], color=INK, linewidth=1.2, marker="|", markevery=[1], markersize=7)
+        label(axis, p95_ms, index, _three_digits(median_ms))
     axis.set_xlim(0, 1.35 * max(row["p95_ms"] for row in rows.values()))
     axis.set_ylim(len(ways) - 0.4, -0.6)
 
 
 def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
-
-
-def _label(axis: Any, y: float, x: float, text: str) -> None:
-    axis.annotate(text, (x, y), (6, 0), textcoords="offset points", va="center", color=_INK)
-
-
-@contextmanager
-def _figure(path: Path, lines: int, columns: int, height_in: float, share_y: bool = True) -> Iterator[list[list[Any]]]:
-    """Axes to draw on, in lines; written when the body ends. No window system is asked for."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    style: Any = {"font.size": 11, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
-    with rc_context(style):
-        figure = Figure(figsize=(_WIDTH_IN, height_in), dpi=_DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(lines, columns, squeeze=False, sharey="row" if share_y else False)
-        yield [list(across) for across in axes]
-        try:
-            with replacing(path) as temporary:
-                figure.savefig(temporary)
-        except OSError as error:
-            raise UserError(f"expected to write '{path}', but that failed ({error.strerror}); choose another --out") from error

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from handmesh.bench import loop_charts
-from handmesh.bench.charts import NO_MATPLOTLIB, has_matplotlib
-from handmesh.bench.records import Report, print_report, write_report
+from handmesh.bench import canvas, loop_charts
+from handmesh.bench.records import Report, check_counts, flag_of, print_report
 from handmesh.config import config_to_dict
 from handmesh.errors import UserError
 from handmesh.hand_model.assets import ASSETS
@@ -74,11 +73,11 @@ class LoopCommand(_NetworkFlags):
     """Folder of loop.json and loop.png."""
 
     def __post_init__(self) -> None:
-        _check_counts(self, "rounds", "max_hands", "frames")
+        check_counts(self, "rounds", "max_hands", "frames")
         for name in ("max_hands", "against"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
-                raise UserError(f"expected different values for {_flag(name)}, got {' '.join(map(str, values))}; leave one out")
+                raise UserError(f"expected different values for {flag_of(name)}, got {' '.join(map(str, values))}; leave one out")
         if not self.max_hands:
             raise UserError("expected at least one number for --max-hands, got none; leave the flag out for 2")
         if self.paced and (self.against or len(self.max_hands) > 1):
@@ -104,7 +103,7 @@ class FolderCommand(_NetworkFlags):
     """Folder of folder.json and folder.png."""
 
     def __post_init__(self) -> None:
-        _check_counts(self, "rounds", "max_hands")
+        check_counts(self, "rounds", "max_hands")
         _check_threads(self.threads)
 
 
@@ -122,7 +121,7 @@ class StartupCommand(_NetworkFlags):
     """Folder of startup.json and startup.png."""
 
     def __post_init__(self) -> None:
-        _check_counts(self, "runs", "max_hands")
+        check_counts(self, "runs", "max_hands")
 
 
 def run_loop_bench(command: LoopCommand) -> Report:
@@ -374,29 +373,13 @@ def _print_stages(report: Report, rows: list[Row], title: str) -> None:
 
 def _finish(report: Report, out: Path, draw: Callable[[Report, Path], None]) -> Report:
     """Write, plot, and print the notes."""
-    if not has_matplotlib():
-        report.notes.append(NO_MATPLOTLIB)
-    written = write_report(report, out)
-    if has_matplotlib():
-        draw(report, out / f"{report.what}.png")
+    written = canvas.write(report, out, draw)
     print(*report.notes, f"written: {written}", sep="\n")
     return report
 
 
 def _least(*counts: int | None) -> int | None:
     return min((count for count in counts if count is not None), default=None)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _check_counts(command: object, *names: str) -> None:
-    for name in names:
-        values = getattr(command, name)
-        for value in values if isinstance(values, tuple) else (values,):
-            if value is not None and value < 1:
-                raise UserError(f"expected {_flag(name)} of at least 1, got {value}")
 
 
 def _check_threads(threads: int) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from handmesh.bench import charts
+from handmesh.bench import canvas, charts
 from handmesh.bench.matmul import Arithmetic, Peak, best_product
 from handmesh.bench.networks import (
     BASELINE,
@@ -28,7 +27,7 @@ from handmesh.bench.networks import (
     subject_of_file,
     subject_of_variant,
 )
-from handmesh.bench.records import Report, Timing, print_report, time_in_turn, write_report
+from handmesh.bench.records import Report, Timing, check_counts, print_report, time_in_turn, usable_cores
 from handmesh.config import config_to_dict
 from handmesh.errors import UserError
 from handmesh.training.command import Head
@@ -65,7 +64,7 @@ class NetworkCommand:
     def __post_init__(self) -> None:
         if self.model is not None and self.variants:
             raise UserError(f"expected --variants or --model, got both ({' '.join(self.variants)} and {self.model}); leave one out")
-        _check_counts(self, "batches", "rounds", "size_px")
+        check_counts(self, "batches", "rounds", "size_px")
         if not self.batches or not self.ways:
             raise UserError("expected at least one of --batches and one of --ways, got none; leave the flag out for all")
         _check_threads(self.threads)
@@ -87,7 +86,7 @@ class ResolutionCommand:
     """Folder of resolution.json and resolution.png."""
 
     def __post_init__(self) -> None:
-        _check_counts(self, "sizes_px", "rounds")
+        check_counts(self, "sizes_px", "rounds")
         if not self.variants or not self.sizes_px:
             raise UserError("expected at least one of --variants and one of --sizes-px, got none; leave the flag out for the default")
         for size_px in self.sizes_px:
@@ -118,7 +117,7 @@ class LayersCommand:
     """Folder of layers.json and layers.png."""
 
     def __post_init__(self) -> None:
-        _check_counts(self, "rounds", "size_px")
+        check_counts(self, "rounds", "size_px")
         _check_threads(self.threads)
 
 
@@ -129,7 +128,7 @@ def run_network(command: NetworkCommand) -> Report:
         UserError: an unknown variant, an unfit size, a file that is no network, or an unwritable folder.
         ModuleNotFoundError: torch is needed and not installed.
     """
-    threads = command.threads or _cores()
+    threads = command.threads or usable_cores()
     ways = tuple(dict.fromkeys((*command.ways, *((BASELINE,) if command.against else ()))))
     notes, rows, refused = [], [], {}
     peaks: dict[tuple[str, Arithmetic], Peak | None] = {}
@@ -175,7 +174,7 @@ def run_network(command: NetworkCommand) -> Report:
         "gflops": "GFLOP/s",
         "peak_share": "of the peak",
     }
-    written = _write(report, command.out, charts.draw_network)
+    written = canvas.write(report, command.out, charts.draw_network)
     print_report(report, columns, f"One run of the network, {threads} threads")
     print(f"written: {written}")
     return report
@@ -196,7 +195,7 @@ def run_resolution(command: ResolutionCommand) -> Report:
     from handmesh.training.model import create_backbone
 
     check_variants(command.variants)
-    threads = command.threads or _cores()
+    threads = command.threads or usable_cores()
     torch.set_num_threads(threads)
     rows = []
     for variant in command.variants:
@@ -229,7 +228,7 @@ def run_resolution(command: ResolutionCommand) -> Report:
         "p95_ms": "p95 ms",
         "vs_train_form": "x train form",
     }
-    written = _write(report, command.out, charts.draw_resolution)
+    written = canvas.write(report, command.out, charts.draw_resolution)
     print_report(report, columns, f"One picture through the trunk, {threads} threads")
     print(f"written: {written}")
     return report
@@ -244,7 +243,7 @@ def run_layers(command: LayersCommand) -> Report:
     """
     from handmesh.bench.layers import profile_nodes, rows_by
 
-    threads = command.threads or _cores()
+    threads = command.threads or usable_cores()
     with tempfile.TemporaryDirectory() as folder:
         if command.model is None:
             subject = subject_of_variant(command.variant, command.head, command.size_px, Path(folder))
@@ -275,7 +274,7 @@ def run_layers(command: LayersCommand) -> Report:
     title = f"{subject.name}, {subject.size_px} px, {command.precision}, {threads} threads"
     numbers = {"time_ms": "ms", "share": "share", "nodes": "nodes", "gmacs": "GMACs", "gflops": "GFLOP/s"}
     slowest = [row for row in rows if row["by"] == "node"][:_NODES_IN_TABLE]
-    written = _write(report, command.out, charts.draw_layers)
+    written = canvas.write(report, command.out, charts.draw_layers)
     for by, table, more, below in (
         (f"node, the {len(slowest)} slowest", slowest, {"kind": "kind", "stage": "stage"}, []),
         ("stage", [row for row in rows if row["by"] == "stage"], {}, []),
@@ -348,30 +347,8 @@ def _inference(net: Any, picture: Any) -> Run:
     return run
 
 
-def _write(report: Report, out: Path, draw: Callable[[Report, Path], None]) -> Path:
-    """The JSON and, where it can be drawn, the plot."""
-    if not charts.has_matplotlib():
-        report.notes.append(charts.NO_MATPLOTLIB)
-    written = write_report(report, out)
-    if charts.has_matplotlib():
-        draw(report, out / f"{report.what}.png")
-    return written
-
-
 def _device_of(way: Way) -> Literal["cpu", "cuda"]:
     return "cuda" if way.startswith("cuda") else "cpu"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check_counts(command: object, *names: str) -> None:
-    for name in names:
-        values = getattr(command, name)
-        for value in values if isinstance(values, tuple) else (values,):
-            if value < 1:
-                raise UserError(f"expected --{name.replace('_', '-')} of at least 1, got {value}")
 
 
 def _check_threads(threads: int) -> None:

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -101,15 +101,37 @@ def describe_machine() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": _processor(),
-        "cores": cores,
+        "cores": usable_cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "handmesh": __version__,
         "packages": versions,
     }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_counts(command: object, *names: str) -> None:
+    """Fields that hold a count, or several, or None for no limit.
+
+    Raises:
+        UserError: one below 1.
+    """
+    for name in names:
+        values = getattr(command, name)
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None and value < 1:
+                raise UserError(f"expected {flag_of(name)} of at least 1, got {value}")
+
+
+def flag_of(name: str) -> str:
+    """What a field is called on the command line."""
+    return f"--{name.replace('_', '-')}"
 
 
 def write_report(report: Report, folder: Path) -> Path:
@@ -145,11 +167,6 @@ def print_report(report: Report, columns: Mapping[str, str], title: str) -> None
     console.print(table)
     for note in report.notes:
         console.print(note, highlight=False)
-
-
-def ratio_column(rows: Sequence[dict[str, Any]], key: str, baseline: float) -> list[float]:
-    """baseline / value: how many times faster than the baseline each row is."""
-    return [baseline / row[key] for row in rows]
 
 
 def _cell(value: Any) -> str:
