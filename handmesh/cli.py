@@ -42,11 +42,23 @@ def demo() -> None:
 
     def body(argv: Sequence[str]) -> None:
         from handmesh.config import parse_flags
-        from handmesh.live.command import DemoCommand, run_demo
+        from handmesh.live.command import DemoCommand, run_demo, with_default_port
 
-        run_demo(parse_flags(DemoCommand, argv, "handmesh-demo"))
+        run_demo(parse_flags(DemoCommand, with_default_port(argv), "handmesh-demo"))
 
     sys.exit(guard("handmesh-demo", body))
+
+
+def convert() -> None:
+    """handmesh-convert."""
+
+    def body(argv: Sequence[str]) -> None:
+        from handmesh.config import parse_flags
+        from handmesh.live.convert_command import ConvertCommand, run_convert
+
+        run_convert(parse_flags(ConvertCommand, argv, "handmesh-convert"))
+
+    sys.exit(guard("handmesh-convert", body))
 
 
 def train() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -12,14 +14,14 @@ import numpy as np
 
 from handmesh.detection import HandDetector
 from handmesh.errors import UserError
-from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov, project, weak_perspective_to_translation
-from handmesh.geometry.crop import crop_box, crop_points, crop_to_camera
-from handmesh.geometry.rotation import mirror_rotmat
+from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov
+from handmesh.geometry.crop import crop_box, crop_points
 from handmesh.hand_model import HandModel, load_hand_model
-from handmesh.hand_model.skinning import skin_at
+from handmesh.placement import params_to_pose, place_hand, pose_hand
 from handmesh.records import Camera, Crop, Detection, Hand, HandParams
 from handmesh.runtime import Precision, Predictor, Runtime
 from handmesh.skeleton import FINGERS, JOINTS, WRIST
+from handmesh.smoothing import DEFAULT_SMOOTH, HandFilter, ShapeEstimate
 from handmesh.timing import StageTimes
 from handmesh.tracking import Track, Tracker
 
@@ -35,6 +37,8 @@ _FINGER_OVER_PALM = 0.9
 # The share of the way from a bent finger to a straight one that a followed crop makes room for.
 # More of it, and the network believes in fingers that are not there: it reads some of the pose from how the crop is framed.
 _READY = 0.2
+# Hands of all people but infants, with room for measuring otherwise.
+_SHORTEST_MM, _LONGEST_MM = 80.0, 300.0
 
 
 class HandMeshEstimator:
@@ -55,10 +59,15 @@ class HandMeshEstimator:
         threads: of the network; 0 lets the runtime choose.
         is_live: frames given to `track` come from a camera: they never wait for the detector. Without it they do where that makes the
             same video give the same hands every time.
+        smooth: how much `track` smooths, 0 (nothing) to 1; see `smooth` below.
+        hand_length_mm: from the wrist joint to the tip of the middle finger of a flat hand: makes sizes and distances true, not average.
 
     Attributes:
         hand_model: the `HandModel` that is posed; its `faces` make `Hand.vertices_m` a mesh.
         times: seconds spent in the stages detect (a thread of its own), crop, network and mesh.
+
+    Raises:
+        UserError: `smooth` or `hand_length_mm` is no number that a hand can have.
     """
 
     def __init__(
@@ -72,7 +81,12 @@ class HandMeshEstimator:
         camera: Camera | None = None,
         threads: int = 0,
         is_live: bool = False,
+        smooth: float = DEFAULT_SMOOTH,
+        hand_length_mm: float | None = None,
     ) -> None:
+        self.smooth = smooth
+        if hand_length_mm is not None and not _SHORTEST_MM <= hand_length_mm <= _LONGEST_MM:
+            raise UserError(f"expected a hand length of {_SHORTEST_MM} to {_LONGEST_MM} mm, got {hand_length_mm:g}")
         self.hand_model = hand_model if isinstance(hand_model, HandModel) else load_hand_model(hand_model)
         self.times = StageTimes()
         self._predictor = Predictor(model, self.hand_model.id, runtime, precision, threads)
@@ -87,6 +101,19 @@ class HandMeshEstimator:
         self._tracks_then: list[Track] = []
         self._frames_since_asked = 0
         self._tracker = Tracker(max_hands)
+        self._hand_length_m = None if hand_length_mm is None else hand_length_mm / 1e3
+        self._memories: dict[int, _Memory] = {}
+
+    @property
+    def smooth(self) -> float:
+        """How much `track` smooths: 0 gives every frame as the network saw it (but with the track's shape), 1 smooths most."""
+        return self._smooth
+
+    @smooth.setter
+    def smooth(self, smooth: float) -> None:
+        if not 0 <= smooth <= 1:
+            raise UserError(f"expected smoothing of 0 to 1, got {smooth:g}; 0 is off")
+        self._smooth = float(smooth)
 
     def __call__(self, image_rgb: np.ndarray, camera: Camera | None = None, detections: Sequence[Detection] | None = None) -> list[Hand]:
         """The hands of one picture, from left to right.
@@ -103,14 +130,16 @@ class HandMeshEstimator:
         camera = self._camera_for(image_rgb, camera)
         # A tracker of its own: nothing is carried from one picture to the next.
         tracks = Tracker().update(detections, 0.0)
-        hands = self._look(image_rgb, camera, tracks, [track.points_px for track in tracks])
-        return self._look_again(image_rgb, camera, tracks, hands)
+        sights = self._look(image_rgb, camera, tracks, [track.points_px for track in tracks])
+        return [self._at_true_size(sight, camera) for sight in self._look_again(image_rgb, camera, sights)]
 
     def track(self, image_rgb: np.ndarray, time_s: float, camera: Camera | None = None) -> list[Hand]:
         """The hands of the next frame of a video, from left to right.
 
-        Each crop looks where the hand's mesh was in the frame before. The detector, in a thread of its own, is asked at the start, when a
-        hand is lost (which the network's presence says), and now and then to find others and to check on those that are followed.
+        Each crop looks where the hand's mesh was in the frame before, and on along its way. The detector, in a thread of its own, is asked
+        at the start, when a hand is lost (which the network's presence says), and now and then to find others and to check on those that
+        are followed. A hand that hides behind another, or leaves and comes back within seconds, keeps its `track_id`. Its shape is
+        estimated in its first second and held from then on; its pose and place are smoothed.
 
         Args:
             image_rgb: (H, W, 3) uint8, RGB, upright.
@@ -121,15 +150,17 @@ class HandMeshEstimator:
         camera = self._camera_for(image_rgb, camera)
         self._consult_detector(image_rgb, time_s)
         tracks = self._tracker.in_view
-        hands = self._look(image_rgb, camera, tracks, [_to_look_at(track) for track in tracks])
+        sights = self._look(image_rgb, camera, tracks, [_to_look_at(track, time_s) for track in tracks])
         new = [index for index, track in enumerate(tracks) if track.keypoints_px is None]
-        again = self._look_again(image_rgb, camera, [tracks[index] for index in new], [hands[index] for index in new])
-        for index, hand in zip(new, again, strict=True):
-            hands[index] = hand
-        seen = [hand for track, hand in zip(tracks, hands, strict=True) if self._tracker.follow(track, hand, time_s)]
-        self._tracker.drop_twins()
+        for index, sight in zip(new, self._look_again(image_rgb, camera, [sights[index] for index in new]), strict=True):
+            sights[index] = sight
+        seen = [sight for sight in sights if self._tracker.follow(sight.track, sight.hand, time_s)]
+        self._tracker.drop_twins(time_s)
         kept = {track.id for track in self._tracker.in_view}
-        return sorted((hand for hand in seen if hand.track_id in kept), key=_middle_x)
+        with self.times.stage("smooth"):
+            hands = [self._steady(sight, camera, time_s) for sight in seen if sight.track.id in kept]
+        self._memories = {key: memory for key, memory in self._memories.items() if key in self._tracker.known}
+        return sorted(hands, key=_middle_x)
 
     def prepare(self) -> None:
         """Load the detector and the network now rather than with the first picture."""
@@ -141,7 +172,7 @@ class HandMeshEstimator:
         """Forget the video so far: the next `track` starts another one."""
         if self._answer is not None:
             wait([self._answer])
-        self._tracker, self._tracks_then = Tracker(self._max_hands), []
+        self._tracker, self._tracks_then, self._memories = Tracker(self._max_hands), [], {}
         self._answer, self._asked_s, self._newest_s, self._frames_since_asked = None, None, None, 0
 
     def close(self) -> None:
@@ -206,14 +237,15 @@ class HandMeshEstimator:
         with self.times.stage("detect"):
             return detector(image_rgb)
 
-    def _look_again(self, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track], hands: Sequence[Hand]) -> list[Hand]:
+    def _look_again(self, image_rgb: np.ndarray, camera: Camera, sights: Sequence[_Sight]) -> list[_Sight]:
         """A second look at hands that the detector has just found, half way between its landmarks and what the network saw.
 
         The detector's landmarks differ by pixels between a picture and its mirror image, and the answer should not.
         """
-        return self._look(image_rgb, camera, tracks, [_half_way(track.detection, hand) for track, hand in zip(tracks, hands, strict=True)])
+        points_px = [_half_way(sight.track.detection, sight.hand) for sight in sights]
+        return self._look(image_rgb, camera, [sight.track for sight in sights], points_px)
 
-    def _look(self, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track], points_px: Sequence[np.ndarray | None]) -> list[Hand]:
+    def _look(self, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track], points_px: Sequence[np.ndarray | None]) -> list[_Sight]:
         """Crop around points (or the detection's box), predict all crops together, and pose the model."""
         if not tracks:
             return []
@@ -229,13 +261,52 @@ class HandMeshEstimator:
             predictions = self._predictor(np.stack([crop.image for crop in crops]))
         with self.times.stage("mesh"):
             return [
-                place_hand(self.hand_model, params, crop, camera, track)
+                _Sight(track, crop, place_hand(self.hand_model, params, crop, camera, track), params)
                 for track, crop, params in zip(tracks, crops, predictions, strict=True)
             ]
 
+    def _steady(self, sight: _Sight, camera: Camera, time_s: float) -> Hand:
+        """The hand as it is shown: with its track's shape, smoothed, at its true size."""
+        memory = self._memories.setdefault(sight.track.id, _Memory())
+        pose = params_to_pose(sight.params, sight.crop)
+        betas = memory.shape.update(pose.betas, sight.params.presence, time_s - memory.time_s)
+        # The same picture of a larger hand is that of one farther away.
+        farther = self.hand_model.extent_m(betas) / self.hand_model.extent_m(pose.betas)
+        pose = memory.filter(replace(pose, betas=betas, root_m=farther * pose.root_m), time_s, self._smooth)
+        memory.time_s = time_s
+        return pose_hand(self.hand_model, pose, sight.params, sight.crop, camera, sight.track, self._scale_of(betas))
 
-def _to_look_at(track: Track) -> np.ndarray | None:
-    """What the next crop is made around: a hand that is followed, and how far its bent fingers may have come by then.
+    def _at_true_size(self, sight: _Sight, camera: Camera) -> Hand:
+        if self._hand_length_m is None:
+            return sight.hand
+        pose = params_to_pose(sight.params, sight.crop)
+        return pose_hand(self.hand_model, pose, sight.params, sight.crop, camera, sight.track, self._scale_of(pose.betas))
+
+    def _scale_of(self, betas: np.ndarray) -> float:
+        return 1.0 if self._hand_length_m is None else self._hand_length_m / self.hand_model.length_m(betas)
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """A track's crop and what the network saw in it, as it is."""
+
+    track: Track
+    crop: Crop
+    hand: Hand
+    params: HandParams
+
+
+class _Memory:
+    """What is carried from frame to frame of one track."""
+
+    def __init__(self) -> None:
+        self.shape = ShapeEstimate()
+        self.filter = HandFilter()
+        self.time_s = -math.inf
+
+
+def _to_look_at(track: Track, time_s: float) -> np.ndarray | None:
+    """What the next crop is made around: where a hand that is followed should be, and how far its bent fingers may have come by then.
 
     A crop around a fist has no room for a finger that points, which the network then never sees.
     """
@@ -243,7 +314,7 @@ def _to_look_at(track: Track) -> np.ndarray | None:
         return track.points_px
     wrist, knuckles, tips = (track.keypoints_px[index] for index in (WRIST, _KNUCKLES, _FINGERTIPS))
     straight = knuckles + _FINGER_OVER_PALM * (knuckles - wrist)
-    return np.concatenate([track.keypoints_px, tips + _READY * (straight - tips)])
+    return np.concatenate([track.keypoints_px, tips + _READY * (straight - tips)]) + track.ahead_px(time_s)
 
 
 def _half_way(detection: Detection, hand: Hand) -> np.ndarray:
@@ -253,33 +324,6 @@ def _half_way(detection: Detection, hand: Hand) -> np.ndarray:
 
 def _middle_x(hand: Hand) -> float:
     return float(hand.box_px[0] + hand.box_px[2])
-
-
-def place_hand(model: HandModel, params: HandParams, crop: Crop, camera: Camera, track: Track) -> Hand:
-    """Pose the model and bring it from the crop into the picture's camera.
-
-    Args:
-        params: what the network said about `crop`.
-        camera: of the full picture.
-        track: whose hand it is.
-    """
-    root_m = weak_perspective_to_translation(params.camera, crop.camera.fx, crop.camera.width)
-    vertices_m, joints_m = (crop_to_camera(points_m, crop) for points_m in skin_at(model, params, root_m))
-    R_crop_wrist = mirror_rotmat(params.rotmats[0]) if crop.is_mirrored else params.rotmats[0]
-    T_camera_wrist = np.eye(4)
-    T_camera_wrist[:3, :3] = crop.R_camera_crop @ R_crop_wrist
-    T_camera_wrist[:3, 3] = joints_m[WRIST]
-    return Hand(
-        vertices_m=vertices_m,
-        joints_m=joints_m,
-        keypoints_px=project(joints_m, camera),
-        T_camera_wrist=T_camera_wrist,
-        params=params,
-        box_px=track.box_px,
-        score=track.detection.score * params.presence,
-        is_right=not crop.is_mirrored,
-        track_id=track.id,
-    )
 
 
 def _check_image(image_rgb: np.ndarray) -> None:

@@ -97,6 +97,24 @@ class HandParams:
 
 
 @dataclass(frozen=True)
+class PlacedPose:
+    """A hand in the full camera, as the right-hand model poses it.
+
+    Attributes:
+        rotmats: (16, 3, 3) parent-relative in `skeleton.MANO_JOINTS` order, the first in the camera; of a left hand as the mirror
+            x -> -x shows it.
+        betas: (10,) shape coefficients in standard deviations.
+        root_m: (3,) where the root joint (`skeleton.ROOT`) is in the camera, not mirrored.
+        is_right: True for a right hand.
+    """
+
+    rotmats: np.ndarray
+    betas: np.ndarray
+    root_m: np.ndarray
+    is_right: bool
+
+
+@dataclass(frozen=True)
 class Hand:
     """A hand in the picture's own camera. Left hands are mirrored: use `HandModel.faces_for(is_right)`.
 
@@ -105,11 +123,12 @@ class Hand:
         joints_m: (21, 3) in `skeleton.JOINTS` order, camera frame.
         keypoints_px: (21, 2) `joints_m` seen by the full camera.
         T_camera_wrist: (4, 4) pose of the wrist joint in the camera.
-        params: the network's parameters, of the right-hand model (see `HandParams`).
+        params: the network's parameters, of the right-hand model (see `HandParams`); in videos with the track's shape, smoothed.
         box_px: (4,) x0, y0, x1, y1 of the box that the crop was made for.
         score: in 0..1, the detection's score times the network's presence.
         is_right: True for a right hand.
         track_id: stays with a hand through a video; 0, 1, ... from left to right in a single picture.
+        scale: mesh, joints and translation are so many times what the model and the network give: the hand's true length is known.
     """
 
     vertices_m: np.ndarray
@@ -121,3 +140,4 @@ class Hand:
     score: float
     is_right: bool
     track_id: int = 0
+    scale: float = 1.0

@@ -158,7 +158,7 @@ def test_a_video_keeps_identities_and_asks_the_detector_now_and_then(frames, cam
         all_hands = _track_all(estimator, frames, camera)
         assert {tuple(hand.track_id for hand in hands) for hands in all_hands} == {(all_hands[0][0].track_id, all_hands[0][1].track_id)}
         calls = {name: count for name, count, *_ in estimator.times.table()}
-        assert set(calls) == {"detect", "crop", "network", "mesh"}
+        assert set(calls) == {"detect", "crop", "network", "mesh", "smooth"}
         # The first frame is looked at twice; after that a hand is where its mesh was.
         assert 1 <= calls["detect"] <= 3 and calls["network"] == calls["crop"] == len(frames) + 1
         estimator.reset()
@@ -166,7 +166,7 @@ def test_a_video_keeps_identities_and_asks_the_detector_now_and_then(frames, cam
 
 
 def test_following_meshes_is_as_good_as_finding_hands_in_every_frame(frames, camera):
-    with HandMeshEstimator(camera=camera) as estimator:
+    with HandMeshEstimator(camera=camera, smooth=0) as estimator:
         followed = _track_all(estimator, frames, camera)
         for hands, frame in zip(followed, frames, strict=True):
             for one, other in zip(hands, estimator(frame, camera), strict=True):
@@ -334,11 +334,11 @@ def test_a_followed_crop_has_room_for_fingers_that_may_come_out():
             keypoints_px[finger : finger + 4] = knuckle
             keypoints_px[finger + 3] = straight + bent * (knuckle - straight)
         track = Track(1, detection, 1.0, 0.0, 0.0, keypoints_px=keypoints_px)
-        return keypoints_px, _to_look_at(track)
+        return keypoints_px, _to_look_at(track, 1.0)
 
     open_hand, points = looked_at(0.0)
     assert points.min(axis=0) == pytest.approx(open_hand.min(axis=0)) and points.max(axis=0) == pytest.approx(open_hand.max(axis=0))
     fist, points = looked_at(1.0)
     room_px = fist[:, 1].min() - points[:, 1].min()
     assert 5 < room_px < 0.5 * (fist[:, 1].min() - open_hand[:, 1].min())
-    assert _to_look_at(Track(1, detection, 1.0, 0.0, 0.0)) is detection.landmarks_px
+    assert _to_look_at(Track(1, detection, 1.0, 0.0, 0.0), 1.0) is detection.landmarks_px

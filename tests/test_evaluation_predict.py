@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from handmesh.errors import UserError
-from handmesh.estimator import place_hand
 from handmesh.evaluation import predict as predict_module
 from handmesh.evaluation.predict import LOOKS, Changed, Look, average_looks, camera_of, crop_picture, place_hands, predict
 from handmesh.evaluation.records import EvaluationSet
@@ -20,6 +19,7 @@ from handmesh.geometry.crop import CROP_PADDING, camera_to_crop, look_at_points,
 from handmesh.geometry.rotation import MIRROR_X, rotvec_to_rotmat
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.skinning import mirror_points, skin_at
+from handmesh.placement import place_hand
 from handmesh.records import Crop, Detection, HandParams
 from handmesh.runtime import NetworkInfo, Predictor
 from handmesh.skeleton import JOINTS, ROOT
@@ -208,7 +208,7 @@ def test_many_hands_are_placed_like_each(make_world):
         camera = camera_of(world.data.cameras()[row], world.data.picture(row))
         track = Track(0, Detection(np.zeros(4), True, 1.0), 0.0, 0.0)
         hand = place_hand(world.model, params[row], crop, camera, track)
-        assert np.abs(placed_m[row] - np.concatenate([hand.joints_m, hand.vertices_m])).max() < 1e-12
+        assert np.abs(placed_m[row] - np.concatenate([hand.joints_m, hand.vertices_m])).max() < 1e-7  # single precision
 
 
 def test_a_change_gets_the_true_keypoints_and_its_picture_is_seen(make_world):

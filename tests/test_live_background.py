@@ -85,6 +85,55 @@ def test_an_error_comes_after_what_was_made_before_it(kind):
     assert seen == [0, 1, 2]
 
 
+def test_take_says_nothing_yet_then_the_item_then_the_end():
+    go = threading.Event()
+
+    def late():
+        go.wait(PATIENCE_S)
+        yield 7
+
+    with InBackground(late()) as numbers:
+        assert numbers.take(0.0) is None
+        assert numbers.take(0.001) is None
+        go.set()
+        assert numbers.take(PATIENCE_S) == 7
+        with pytest.raises(StopIteration):
+            numbers.take(PATIENCE_S)
+
+
+def test_take_raises_what_the_iteration_raised():
+    def broken():
+        yield 1
+        raise ValueError("broken")
+
+    with InBackground(broken()) as numbers:
+        assert numbers.take(PATIENCE_S) == 1
+        with pytest.raises(ValueError, match="broken"):
+            numbers.take(PATIENCE_S)
+
+
+def test_take_after_stop_is_the_end():
+    with InBackground(range(3)) as numbers:
+        numbers.stop()
+        with pytest.raises(StopIteration):
+            numbers.take(PATIENCE_S)
+
+
+def test_closing_waits_no_longer_than_its_patience():
+    go = threading.Event()
+
+    def stuck():
+        go.wait(PATIENCE_S)
+        yield 0
+
+    numbers = InBackground(stuck(), patience_s=0.01)
+    numbers.close()
+    assert numbers._thread.is_alive() and numbers._thread.daemon
+    go.set()
+    numbers._thread.join(PATIENCE_S)
+    assert not numbers._thread.is_alive()
+
+
 def test_closing_early_stops_the_thread():
     made = []
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from handmesh.live.command import profile_table, summary
 from handmesh.live.loop import Artist, Wishes, run_loop
 from handmesh.live.sinks import KINDS, SCHEMA, JsonLinesSink, Shot, VideoSink, open_sinks, parse_kinds, prepare_output
 from handmesh.live.sources import Frame, PictureSource
+from handmesh.live.stream import ReaderLeft
 from handmesh.records import Hand, HandParams
 from handmesh.timing import StageTimes
 
@@ -99,13 +101,20 @@ class _Estimator:
 
 
 class _Screen:
-    def __init__(self, keys):
+    """Gives the next key with every new picture; with `counts_all` with every call."""
+
+    def __init__(self, keys, counts_all=False):
         self.keys = iter(keys)
         self.shown = []
+        self.hands = []
+        self.counts_all = counts_all
         self.is_closed = False
 
-    def show(self, image_rgb):
-        self.shown.append(image_rgb)
+    def show(self, picture_rgb, hands, camera):
+        if not self.counts_all and self.shown and self.shown[-1] is picture_rgb:
+            return None
+        self.shown.append(picture_rgb)
+        self.hands.append(hands)
         return next(self.keys)
 
     def close(self):
@@ -129,9 +138,9 @@ def _draw_mask(shape_hw, hands, _model, _camera):
 ARTIST = Artist(_draw_overlay, _draw_mask)
 
 
-def _run(source, estimator, output, kinds=(), screen=None, is_mirrored=False):
+def _run(source, estimator, output, kinds=(), screen=None, is_mirrored=False, recorder=None):
     sinks = open_sinks(kinds, output, source, estimator.hand_model)
-    wishes = Wishes(output, is_mirrored, "overlay" in kinds, "mask" in kinds)
+    wishes = Wishes(output, is_mirrored, "overlay" in kinds, "mask" in kinds, recorder)
     return run_loop(source, estimator, lambda width, height: camera_from_fov(width, height, 65), sinks, ARTIST, wishes, screen)
 
 
@@ -176,8 +185,14 @@ def test_a_stream_writes_every_kind(tmp_path, model):
     loaded = trimesh.load(tmp_path / "ply" / "000003.ply", process=False)
     assert np.abs(loaded.vertices[:24] - expected.vertices_m).max() < 1e-5
 
-    mask = cv2.imread(str(tmp_path / "mask" / "000003.png"), cv2.IMREAD_UNCHANGED)
-    assert (mask == _draw_mask((HEIGHT, WIDTH), [None, None], None, None)).all()
+    masks, rate = _read_video(tmp_path / "mask.mkv")
+    assert len(masks) == 6 and rate == pytest.approx(10) and not masks[0].any()
+    assert (masks[3] == _draw_mask((HEIGHT, WIDTH), [None, None], None, None)[..., None]).all()  # labels: to the digit
+
+
+def test_animation_writes_the_lines_that_it_is_made_from(tmp_path, model):
+    _run(_Source(), _Estimator(model), tmp_path, ("animation",))
+    assert [path.name for path in tmp_path.iterdir()] == ["hands.jsonl"]
 
 
 def test_pictures_are_named_after_themselves(tmp_path, model):
@@ -186,7 +201,7 @@ def test_pictures_are_named_after_themselves(tmp_path, model):
     output.mkdir()
     estimator = _Estimator(model)
     estimator.seen.append(None)  # so that the first picture has hands
-    report = _run(PictureSource([tmp_path / "ein Bild.png"], "x"), estimator, output, KINDS)
+    report = _run(PictureSource([tmp_path / "ein Bild.png"], "x"), estimator, output, [kind for kind in KINDS if kind != "animation"])
     assert report.frames == 1
     endings = ["_mask.png", "_overlay.png", ".glb", ".json", ".npz", ".obj", ".ply"]
     assert sorted(path.name for path in output.iterdir()) == sorted(f"ein Bild{ending}" for ending in endings)
@@ -237,7 +252,7 @@ def test_mirror_turns_what_is_shown_and_nothing_else(tmp_path, model):
         output.mkdir()
         estimator, screen = _Estimator(model), _Screen([None] * 6)
         _run(_Source(), estimator, output, ("json", "mask"), screen, is_mirrored)
-        mask = cv2.imread(str(output / "mask" / "000002.png"), cv2.IMREAD_UNCHANGED)
+        mask = _read_video(output / "mask.mkv")[0][2]
         results[is_mirrored] = (screen.shown[2], (output / "hands.jsonl").read_text(), estimator.seen[2][0], mask)
     plain, mirrored = results[False], results[True]
     assert (plain[0][:, ::-1] == mirrored[0]).all() and not (plain[0] == mirrored[0]).all()
@@ -254,7 +269,7 @@ def test_keys_quit(tmp_path, model, key):
 
 
 def test_a_picture_stays_on_the_screen_until_it_is_dismissed(tmp_path, model):
-    screen = _Screen([None, None, None, "q"])
+    screen = _Screen([None, None, None, "q"], counts_all=True)
     report = _run(_Source(length=2, is_stream=False), _Estimator(model), tmp_path, (), screen)
     assert report.frames == 2 and len(screen.shown) == 4
 
@@ -263,6 +278,84 @@ def test_s_saves_a_snapshot_with_its_mesh(tmp_path, model, capsys):
     _run(_Source(length=3), _Estimator(model), tmp_path, (), _Screen(["s", "s", None]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["snapshot_000000.png", "snapshot_000001.glb", "snapshot_000001.png"]
     assert "snapshot_000001.glb" in capsys.readouterr().out
+
+
+def test_the_space_bar_holds_the_video(tmp_path, model):
+    class Pauses(_Screen):
+        """Pauses with the second picture, looks at it five times, and goes on."""
+
+        def show(self, picture_rgb, hands, camera):
+            super().show(picture_rgb, hands, camera)
+            return " " if len(self.shown) in (2, 7) else None
+
+    screen = Pauses([None] * 99, counts_all=True)
+    report = _run(_Source(rate=1e6), _Estimator(model), tmp_path, ("json",), screen)
+    # Nothing was lost, and nothing written twice.
+    assert (report.end, report.frames) == ("finished", 6)
+    assert [json.loads(line)["frame"] for line in (tmp_path / "hands.jsonl").read_text().splitlines()] == list(range(6))
+    assert all(picture is screen.shown[1] for picture in screen.shown[1:7])
+
+
+def test_a_video_on_the_screen_is_no_faster_than_life(tmp_path, model):
+    for screen, least_s in ((_Screen([None] * 6), 5 / 40), (None, 0.0)):
+        report = _run(_Source(rate=40), _Estimator(model), tmp_path, (), screen)
+        assert report.frames == 6 and report.duration_s >= least_s
+
+
+class _Recorder:
+    def __init__(self):
+        self.frames, self.is_on, self.is_closed = [], False, False
+
+    def toggle(self):
+        self.is_on = not self.is_on
+        return "recording" if self.is_on else "recorded"
+
+    def write(self, shot):
+        if self.is_on:
+            self.frames.append(shot.frame.index)
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_r_starts_and_stops_a_recording(tmp_path, model, capsys):
+    recorder = _Recorder()
+    _run(_Source(), _Estimator(model), tmp_path, (), _Screen([None, "r", None, None, "r", None]), recorder=recorder)
+    assert recorder.frames == [2, 3, 4] and recorder.is_closed
+    assert capsys.readouterr().out.split() == ["recording", "recorded"]
+
+
+def test_a_screen_is_looked_at_while_the_source_is_silent(tmp_path, model):
+    """Else nobody could quit while a camera is unplugged."""
+
+    class Silent(_Source):
+        def __init__(self):
+            super().__init__(length=1)
+            self.is_live, self.has_ended = True, threading.Event()
+
+        def __iter__(self):
+            yield from super().__iter__()
+            self.has_ended.wait(60)
+
+        def close(self):
+            super().close()
+            self.has_ended.set()
+
+    source, screen = Silent(), _Screen([None, None, None, "q"], counts_all=True)
+    report = _run(source, _Estimator(model), tmp_path, (), screen)
+    assert (report.end, report.frames) == ("quit", 1) and source.is_closed
+
+
+def test_a_reader_that_leaves_ends_the_run(model, tmp_path):
+    class Left:
+        def write(self, shot):
+            raise ReaderLeft
+
+        def close(self):
+            pass
+
+    report = run_loop(_Source(), _Estimator(model), lambda width, height: CAMERA, [Left()], ARTIST, Wishes(tmp_path))
+    assert (report.end, report.error, report.frames) == ("quit", None, 1)
 
 
 def test_ctrl_c_and_a_lost_camera_leave_whole_files(tmp_path, model):

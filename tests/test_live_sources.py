@@ -2,8 +2,13 @@
 
 import http.server
 import os
+import socketserver
+import struct
+import time
+from contextlib import contextmanager
 from functools import partial
-from threading import Thread
+from itertools import islice
+from threading import Event, Thread
 
 import cv2
 import numpy as np
@@ -11,10 +16,20 @@ import pytest
 from PIL import Image
 
 from handmesh.errors import UserError
-from handmesh.live.sources import LiveSource, open_source, read_picture
+from handmesh.live import sources
+from handmesh.live.background import InBackground
+from handmesh.live.sources import LiveSource, VideoSource, open_source, read_picture
 from handmesh.quiet import quiet_stderr
 
 ORANGE = (230, 120, 40)
+PATIENCE_S = 10.0
+
+
+def _until(condition) -> None:
+    end_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end_s, "waited in vain"
+        time.sleep(0.001)
 
 
 def _picture(height=30, width=40):
@@ -24,8 +39,8 @@ def _picture(height=30, width=40):
     return image
 
 
-def _write_video(path, frames=8, size=(64, 48)):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 20, size)
+def _write_video(path, frames=8, size=(64, 48), codec="mp4v"):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 20, size)
     for index in range(frames):
         writer.write(np.full((size[1], size[0], 3), 20 * index, np.uint8))
     writer.release()
@@ -169,17 +184,244 @@ def test_a_variable_frame_rate_keeps_its_times(tmp_path):
     assert times == pytest.approx([0, 0.05, 0.25, 0.3, 0.7], abs=1e-3)
 
 
-def test_a_video_behind_a_url_has_an_end(tmp_path):
-    _write_video(tmp_path / "clip.mp4")
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+@contextmanager
+def _http_server(handler):
     with quiet_stderr(), http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
         Thread(target=server.serve_forever, daemon=True).start()
-        source = open_source(f"http://127.0.0.1:{server.server_port}/clip.mp4", None)
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("name", "codec"), [("clip.mp4", "mp4v"), ("clip.avi", "MJPG")])
+def test_a_video_behind_a_url_has_an_end(tmp_path, name, codec):
+    _write_video(tmp_path / name, codec=codec)
+    with _http_server(partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))) as address:
+        source = open_source(f"{address}/{name}", None)
         means = [frame.image_rgb.mean() for frame in source]
         source.close()
-        server.shutdown()
     assert source.is_stream and not source.is_live
     assert means == pytest.approx([20 * index for index in range(8)], abs=4)
+
+
+def test_a_phone_that_serves_motion_jpeg_is_waited_for(monkeypatch):
+    """multipart/x-mixed-replace, which breaks off after six pictures; the next connection gets lighter ones."""
+    monkeypatch.setattr(sources, "RETRY_S", 0.01)
+    connections = []
+
+    class Phone(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            connections.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            grey = np.full((48, 64, 3), 50 * len(connections), np.uint8)
+            jpeg = cv2.imencode(".jpg", grey)[1].tobytes()
+            for _ in range(6):
+                self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n" % (len(jpeg), jpeg))
+
+        def log_message(self, format, *args):
+            pass
+
+    with _http_server(Phone) as address:
+        source = open_source(f"{address}/video", None)
+        assert source.is_live and source.length is None
+        frames = []
+        for frame in source:
+            frames.append(frame)
+            if frame.image_rgb.mean() > 140:
+                source.close()
+    assert len(connections) >= 3
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    assert all(np.diff([frame.time_s for frame in frames]) > 0)
+
+
+class _RtspCamera(socketserver.StreamRequestHandler):
+    """Motion JPEG by RTSP (RFC 2326) with RTP in the same connection (RFC 2435), which breaks off after 25 pictures."""
+
+    def handle(self):
+        self.server.connections += 1
+        while lines := self._request():
+            method, url, _ = lines[0].split()
+            heads = dict(line.lower().split(": ", 1) for line in lines[1:])
+            status, more, body = "200 OK", "Session: 1\r\n", ""
+            if method == "OPTIONS":
+                more = "Public: DESCRIBE, SETUP, PLAY\r\n"
+            elif method == "DESCRIBE":
+                body = "v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 26\r\nc=IN IP4 0.0.0.0\r\na=control:1\r\n"
+                more = f"Content-Type: application/sdp\r\nContent-Base: {url}/\r\nContent-Length: {len(body)}\r\n"
+            elif method == "SETUP" and "tcp" not in heads["transport"]:
+                status = "461 Unsupported Transport"
+            elif method == "SETUP":
+                more += "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
+            self.wfile.write(f"RTSP/1.0 {status}\r\nCSeq: {heads['cseq']}\r\n{more}\r\n{body}".encode())
+            if method == "PLAY":
+                self._play()
+                return
+
+    def _request(self):
+        lines = []
+        while line := self.rfile.readline().strip().decode():
+            lines.append(line)
+        return lines
+
+    def _play(self):
+        tables, scan = _parts_of_jpeg(cv2.imencode(".jpg", np.full((48, 64, 3), 50 * self.server.connections, np.uint8))[1].tobytes())
+        # Offset, type (4:2:0), Q (255: tables follow), width and height in blocks.
+        picture = struct.pack(">IBBBB", 0, 1, 255, 64 // 8, 48 // 8) + struct.pack(">HH", 0, len(tables)) + tables + scan
+        for index in range(25):
+            packet = struct.pack(">BBHII", 0x80, 0x80 | 26, index, 3000 * index, 1) + picture
+            self.wfile.write(b"$" + struct.pack(">BH", 0, len(packet)) + packet)
+
+
+def _parts_of_jpeg(jpeg):
+    """Its tables of quantisation, and the data of its scan."""
+    tables, at = b"", 2
+    while True:
+        marker, size = struct.unpack(">HH", jpeg[at : at + 4])
+        body = jpeg[at + 4 : at + 2 + size]
+        at += 2 + size
+        if marker == 0xFFDB:
+            tables += b"".join(body[start + 1 : start + 65] for start in range(0, len(body), 65))
+        elif marker == 0xFFDA:
+            return tables, jpeg[at:-2]
+
+
+def test_a_network_camera_that_breaks_off_is_waited_for(monkeypatch, capsys):
+    monkeypatch.setattr(sources, "RETRY_S", 0.01)
+    with quiet_stderr(), socketserver.ThreadingTCPServer(("127.0.0.1", 0), _RtspCamera) as server:
+        server.daemon_threads, server.connections = True, 0
+        Thread(target=server.serve_forever, daemon=True).start()
+        source = open_source(f"rtsp://127.0.0.1:{server.server_address[1]}/camera", None)
+        frames = []
+        for frame in source:
+            frames.append(frame)
+            if frame.image_rgb.mean() > 140:
+                source.close()
+        server.shutdown()
+    assert source.is_live and server.connections == 3
+    assert {round(frame.image_rgb.mean()) for frame in frames} == {50, 100, 150}
+    assert all(np.diff([frame.time_s for frame in frames]) > 0)
+    assert sum(line.endswith("is back") for line in capsys.readouterr().err.splitlines()) == 2
+
+
+class _Described:
+    """What FFmpeg says of a stream."""
+
+    def __init__(self, frames, codec, fps=25.0):
+        self.said = {cv2.CAP_PROP_FRAME_COUNT: frames, cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*codec), cv2.CAP_PROP_FPS: fps}
+
+    def isOpened(self):
+        return True
+
+    def get(self, propId, /):
+        return float(self.said.get(propId, 0))
+
+    def grab(self):
+        return True
+
+    def retrieve(self):
+        return True, np.zeros((8, 8, 3), np.uint8)
+
+    def release(self):
+        pass
+
+
+UNKNOWN = -(2.0**63)
+
+
+@pytest.mark.parametrize(
+    ("url", "frames", "codec", "is_live"),
+    [
+        ("http://phone:8080/video", UNKNOWN, "MJPG", True),
+        ("https://phone/video", 0, "MJPG", True),
+        ("http://host/clip.mp4", 90, "avc1", False),
+        ("http://host/clip.avi", 90, "MJPG", False),
+        ("http://host/unknown.webm", UNKNOWN, "VP80", False),
+        ("rtsp://camera/1", UNKNOWN, "avc1", True),
+        ("rtsp://camera/1", 0, "MJPG", True),
+        ("rtsp://host/recording", 90, "avc1", False),
+    ],
+)
+def test_what_a_url_is(monkeypatch, url, frames, codec, is_live):
+    monkeypatch.setattr(sources.cv2, "VideoCapture", lambda *_: _Described(frames, codec))
+    assert open_source(url, None).is_live == is_live
+
+
+def test_a_looped_video_goes_on_over_the_seam(tmp_path):
+    _write_video(tmp_path / "clip.mp4")
+    source = open_source(str(tmp_path / "clip.mp4"), None, loops=True)
+    frames = list(islice(source, 27))
+    source.close()
+    assert source.length is None and not source.is_live
+    assert [frame.index for frame in frames] == list(range(27))
+    assert [frame.time_s for frame in frames] == pytest.approx([index / 20 for index in range(27)], abs=1e-3)
+    assert [frame.image_rgb.mean() for frame in frames] == pytest.approx([20 * (index % 8) for index in range(27)], abs=4)
+    assert len({frame.name for frame in frames}) == 27
+
+
+def test_a_looped_video_of_a_variable_frame_rate_never_goes_back_in_time(tmp_path):
+    pictures = [Image.fromarray(np.full((40, 60, 3), 30 * index, np.uint8)) for index in range(3)]
+    pictures[0].save(tmp_path / "vfr.gif", save_all=True, append_images=pictures[1:], duration=[50, 400, 50])
+    source = open_source(str(tmp_path / "vfr.gif"), None, loops=True)
+    times = [frame.time_s for frame in islice(source, 12)]
+    source.close()
+    assert np.diff(times).min() > 0.04
+    # Each time through has the gaps of the first.
+    assert np.diff(times[:3]) == pytest.approx(np.diff(times[9:]), abs=1e-6)
+
+
+def test_a_video_that_is_gone_at_the_seam_says_so(tmp_path):
+    """Rather than looking for it without end."""
+    _write_video(tmp_path / "clip.mp4")
+    source = open_source(str(tmp_path / "clip.mp4"), None, loops=True)
+    frames = iter(source)
+    for _ in range(8):
+        next(frames)
+    (tmp_path / "clip.mp4").unlink()
+    with pytest.raises(UserError, match="clip.mp4"):
+        next(frames)
+
+
+def test_a_loop_holds_one_decoder_at_a_time():
+    opened = []
+
+    def open_capture():
+        opened.append(_Camera(3))
+        return opened[-1]
+
+    source = VideoSource(open_capture(), "clip", open_capture)
+    # A picture was taken from the first to see whether there is one; it comes out as the first frame.
+    assert len(list(islice(source, 30))) == 30
+    assert len(opened) == 10 and all(each.is_released for each in opened[:-1])
+    source.close()
+    assert opened[-1].is_released
+
+
+def _is_a_picture(folder):
+    _save_rgb(folder / "a.png")
+    return str(folder / "a.png"), None
+
+
+def _is_a_folder(folder):
+    _save_rgb(folder / "a.png")
+    return str(folder), None
+
+
+def _is_a_camera(_folder):
+    return None, 0
+
+
+def _is_a_url(_folder):
+    return "http://127.0.0.1:9/video", None
+
+
+@pytest.mark.parametrize("make", [_is_a_picture, _is_a_folder, _is_a_camera, _is_a_url])
+def test_only_a_video_file_is_looped(tmp_path, make):
+    where, camera = make(tmp_path)
+    with pytest.raises(UserError, match="--loop needs a video file") as error:
+        open_source(where, camera, loops=True)
+    assert "\n" not in str(error.value)
 
 
 def _missing(folder):
@@ -291,12 +533,15 @@ def test_exactly_one_input(where, camera):
 
 
 class _Camera:
-    """Sends some pictures, then nothing."""
+    """Sends some pictures, then nothing; or waits in its driver for as long as it is told."""
 
-    def __init__(self, pictures, opens=True):
+    def __init__(self, pictures, opens=True, hangs_until=None):
         self.left = pictures
         self.opens = opens
+        self.hangs_until = hangs_until
+        self.is_hanging = False
         self.is_released = False
+        self.was_released_while_reading = False
 
     def isOpened(self):
         return self.opens
@@ -306,30 +551,111 @@ class _Camera:
 
     def grab(self):
         self.left -= 1
+        if self.left < 0 and self.hangs_until is not None:
+            self.is_hanging = True
+            self.hangs_until.wait(PATIENCE_S)
+            self.is_hanging = False
         return self.left >= 0
 
     def retrieve(self):
         return True, np.zeros((8, 8, 3), np.uint8)
 
     def release(self):
+        self.was_released_while_reading |= self.is_hanging
         self.is_released = True
 
 
-def test_a_camera_that_comes_back_goes_on():
-    cameras = [_Camera(2), _Camera(0), _Camera(3)]
-    opened = iter(cameras)
-    frames = iter(LiveSource(lambda: next(opened), "camera 0", patience_s=1.0))
-    times = [next(frames).time_s for _ in range(5)]
-    assert times[0] == 0 and all(np.diff(times) >= 0)
-    assert cameras[0].is_released and cameras[1].is_released
+class _Port:
+    """Where a camera is plugged in: gives one after the other, the last one for ever."""
+
+    def __init__(self, *cameras):
+        self.cameras = list(cameras)
+        self.opened = []
+
+    def __call__(self):
+        self.opened.append(self.cameras.pop(0) if self.cameras else _Camera(0, opens=False))
+        return self.opened[-1]
 
 
-def test_a_camera_that_is_lost_for_good_says_so():
-    cameras = iter([_Camera(2), *[_Camera(0, opens=False) for _ in range(100)]])
-    frames = iter(LiveSource(lambda: next(cameras), "camera 0", patience_s=0.1))
-    assert [next(frames).index for _ in range(2)] == [0, 1]
-    with pytest.raises(UserError, match="camera 0 stopped"):
+def test_a_camera_that_comes_back_goes_on(capsys):
+    port = _Port(_Camera(2), _Camera(0, opens=False), _Camera(0), _Camera(0, opens=False), _Camera(3))
+    source = LiveSource(port, "camera 0", patience_s=0.0, retry_s=0.001)
+    frames = list(islice(source, 5))
+    times = [frame.time_s for frame in frames]
+    assert [frame.index for frame in frames] == list(range(5))
+    assert times[0] == 0 and all(np.diff(times) > 0)
+    assert times[2] - times[1] >= 3 * 0.001, "time went on while it was away"
+    assert all(camera.is_released for camera in port.opened[:-1]) and not port.opened[-1].is_released
+    source.close()
+    assert port.opened[-1].is_released
+    assert capsys.readouterr().err.splitlines() == [
+        "camera 0 stopped sending pictures; waiting for it, Ctrl-C ends",
+        "camera 0 is back",
+    ]
+
+
+def test_a_camera_that_never_sends_a_picture_says_so():
+    port = _Port(_Camera(0))
+    with pytest.raises(UserError, match="camera 0, but it opens and sends none"):
+        next(iter(LiveSource(port, "camera 0", patience_s=0.02, retry_s=0.001)))
+    assert all(camera.is_released for camera in port.opened)
+
+
+def test_a_camera_that_does_not_open_at_the_start_is_refused_and_released():
+    port = _Port()
+    with pytest.raises(UserError, match="camera 0, but it cannot be opened"):
+        LiveSource(port, "camera 0")
+    assert len(port.opened) == 1 and port.opened[0].is_released
+
+
+def test_closing_ends_the_wait_for_a_camera_at_once():
+    """The next attempt is an hour away: neither is it made, nor is it waited for."""
+    port = _Port(_Camera(1))
+    source = LiveSource(port, "camera 0", retry_s=3600)
+    with InBackground(source, newest_only=True, patience_s=PATIENCE_S) as frames:
+        assert next(frames).index == 0
+        _until(lambda: port.opened[0].is_released)
+        assert frames.take(0.001) is None
+        source.close()
+        assert list(frames) == []
+    assert not frames._thread.is_alive() and len(port.opened) == 1
+
+
+def test_a_camera_that_hangs_in_its_driver_holds_nobody_up(monkeypatch):
+    """It cannot be interrupted, and must not be released under its reader's hands, who does so in the end."""
+    monkeypatch.setattr(sources, "_CLOSE_PATIENCE_S", 0.01)
+    let_go = Event()
+    camera = _Camera(1, hangs_until=let_go)
+    source = LiveSource(_Port(camera), "camera 0")
+    frames = InBackground(source, newest_only=True, patience_s=0.01)
+    assert next(frames).index == 0
+    _until(lambda: camera.is_hanging)
+    source.close()
+    frames.close()
+    assert frames._thread.is_alive() and not camera.is_released
+    let_go.set()
+    frames._thread.join(PATIENCE_S)
+    assert camera.is_released and not camera.was_released_while_reading
+
+
+def test_a_video_can_be_closed_by_another_thread(tmp_path):
+    _write_video(tmp_path / "clip.mp4")
+    source = open_source(str(tmp_path / "clip.mp4"), None, loops=True)
+    with InBackground(source, ahead=2) as frames:
         next(frames)
+        source.close()
+        # Two wait, one is in hand.
+        assert len(list(frames)) <= 3
+
+
+def test_a_slow_reader_of_a_camera_gets_its_newest_picture():
+    camera = _Camera(500)
+    source = LiveSource(_Port(camera), "camera 0", retry_s=3600)
+    with InBackground(source, newest_only=True) as frames:
+        _until(lambda: camera.is_released)
+        assert next(frames).index == 499
+        assert frames.take(0.001) is None, "an older picture waited"
+        source.close()
 
 
 def test_quiet_stderr_is_quiet_only_inside(capfd):

@@ -11,7 +11,6 @@ import pytest
 from measures import max_mm
 
 from handmesh.errors import UserError
-from handmesh.estimator import place_hand
 from handmesh.geometry.camera import camera_from_fov
 from handmesh.geometry.rotation import rotmat_to_rotvec, rotvec_to_rotmat
 from handmesh.hand_model import HandModel
@@ -28,6 +27,7 @@ from handmesh.hand_model.mano_params import (
 )
 from handmesh.hand_model.skinning import skin, skin_at
 from handmesh.hand_model.smplx_bridge import from_smplx, to_smplx
+from handmesh.placement import place_hand
 from handmesh.records import Crop, Detection, Hand, HandParams
 from handmesh.skeleton import FREIHAND_TIP_VERTICES, JOINTS, MANO_JOINTS, MANO_PARENTS, ROOT
 from handmesh.tracking import Track

@@ -32,7 +32,7 @@ from score_video import JitterScores, VideoScores, measure_jitter, measure_video
 
 from handmesh.cli import guard
 from handmesh.errors import UserError
-from handmesh.estimator import place_hand
+from handmesh.placement import place_hand
 from handmesh.evaluation.metrics import distances, f_scores, pck_auc
 from handmesh.geometry.alignment import procrustes
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_focal, camera_from_fov

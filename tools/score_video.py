@@ -13,7 +13,7 @@ from rich.progress import track
 from handmesh.bench.loop import distance_over_box
 from handmesh.detection import HandDetector
 from handmesh.errors import UserError
-from handmesh.estimator import place_hand
+from handmesh.placement import place_hand
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov
 from handmesh.geometry.crop import crop_box
 from handmesh.hand_model import HandModel

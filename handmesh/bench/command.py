@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from handmesh.bench.loop_command import FolderCommand, LoopCommand, StartupCommand, run_folder, run_loop_bench, run_startup
+from handmesh.bench.motion_command import SmoothingCommand, TrackingCommand, run_smoothing, run_tracking
 from handmesh.bench.network_command import LayersCommand, NetworkCommand, ResolutionCommand, run_layers, run_network, run_resolution
+from handmesh.bench.soak_command import SoakCommand, run_soak
 from handmesh.config import parse_subcommand
 
 PROGRAM = "handmesh-bench"
@@ -16,6 +18,9 @@ COMMANDS = {
     "loop": LoopCommand,
     "folder": FolderCommand,
     "startup": StartupCommand,
+    "smoothing": SmoothingCommand,
+    "tracking": TrackingCommand,
+    "soak": SoakCommand,
 }
 
 
@@ -38,3 +43,9 @@ def run_bench(arguments: Sequence[str]) -> None:
             run_folder(command)
         case StartupCommand() as command:
             run_startup(command)
+        case SmoothingCommand() as command:
+            run_smoothing(command)
+        case TrackingCommand() as command:
+            run_tracking(command)
+        case SoakCommand() as command:
+            run_soak(command)

@@ -58,7 +58,7 @@ class Report:
     """One benchmark's results.
 
     Attributes:
-        what: "network", "resolution", "layers", "loop", "folder" or "startup"; names the files.
+        what: "network", "loop", "smoothing", ...: the benchmark's name on the command line; names the files.
         settings: what was asked for.
         rows: one result each, all with the same keys; times in ms, named *_ms.
         notes: sentences for people, such as what could not be measured and why.

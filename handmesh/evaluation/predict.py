@@ -208,7 +208,7 @@ def camera_of(K: np.ndarray, image: np.ndarray) -> Camera:
 
 
 def place_hands(model: HandModel, params: Sequence[HandParams], crops: Sequence[Crop]) -> np.ndarray:
-    """`estimator.place_hand` of many hands at once, their points alone.
+    """`placement.place_hand` of many hands at once, their points alone.
 
     Returns:
         (N, 21 + V, 3) joints, then vertices, in the pictures' cameras, metres.

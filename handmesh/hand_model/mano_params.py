@@ -223,6 +223,8 @@ def to_mano(hand: Hand, model: HandModel, *, flat_hand_mean: bool = False) -> Ma
     MANO_LEFT with `shapedirs` mended: in the published left file the x of `shapedirs` has the wrong sign, so smplx draws a different
     hand for any betas but zero. Mend it once with `layer.shapedirs[:, 0, :] *= -1`, or use `HandModel.to_smplx(is_rhand=False)`.
 
+    The mesh of a hand whose true length is known is `hand.scale` times what these parameters, `transl` included, give.
+
     Args:
         hand: of the estimator.
         model: the right-hand model it was posed with.
@@ -237,7 +239,7 @@ def to_mano(hand: Hand, model: HandModel, *, flat_hand_mean: bool = False) -> Ma
     R_camera_wrist = hand.T_camera_wrist[:3, :3]
     rotmats = np.concatenate([(R_camera_wrist if hand.is_right else mirror_rotmat(R_camera_wrist))[None], hand.params.rotmats[1:]])
     posed_m = skin(model, rotmats, hand.params.betas)
-    offsets_m = hand.vertices_m - (posed_m if hand.is_right else mirror_points(posed_m))
+    offsets_m = hand.vertices_m / hand.scale - (posed_m if hand.is_right else mirror_points(posed_m))
     transl = offsets_m.mean(axis=0)
     worst_m = float(np.abs(offsets_m - transl).max())
     if worst_m > _OTHER_MODEL_M:

@@ -16,9 +16,9 @@ from handmesh.records import Hand
 from handmesh.wholefile import replacing
 
 MESH_FORMATS = ("obj", "ply", "glb")
-_SKIN_RGB = {True: (0.87, 0.68, 0.57), False: (0.57, 0.68, 0.87)}
+SKIN_RGB = {True: (0.87, 0.68, 0.57), False: (0.57, 0.68, 0.87)}
 # From the camera's axes to glTF's (y up, z towards the viewer): half a turn about x.
-_GLTF_FROM_CAMERA = np.diag([1.0, -1.0, -1.0])
+GLTF_FROM_CAMERA = np.diag([1.0, -1.0, -1.0])
 
 
 def save_meshes(hands: Sequence[Hand], model: HandModel, path: str | Path) -> None:
@@ -33,12 +33,12 @@ def save_meshes(hands: Sequence[Hand], model: HandModel, path: str | Path) -> No
     Raises:
         UserError: another ending.
     """
-    axes = _GLTF_FROM_CAMERA if mesh_format(path) == "glb" else np.eye(3)
+    axes = GLTF_FROM_CAMERA if mesh_format(path) == "glb" else np.eye(3)
     parts = []
     for index, hand in enumerate(hands):
         vertices_m, faces = hand.vertices_m @ axes, model.faces_for(hand.is_right)
         name = f"{'right' if hand.is_right else 'left'}_{index}"
-        parts.append(_Part(name, vertices_m, faces, vertex_normals(vertices_m, faces), _rgba(len(vertices_m), _SKIN_RGB[hand.is_right])))
+        parts.append(_Part(name, vertices_m, faces, vertex_normals(vertices_m, faces), _rgba(len(vertices_m), SKIN_RGB[hand.is_right])))
     _write(parts, path)
 
 
@@ -66,7 +66,7 @@ def save_mesh(
     """
     if normals is None:
         normals = vertex_normals(vertices_m, faces)
-    rgba = _rgba(len(vertices_m), _SKIN_RGB[is_right] if vertex_rgb is None else vertex_rgb)
+    rgba = _rgba(len(vertices_m), SKIN_RGB[is_right] if vertex_rgb is None else vertex_rgb)
     _write([_Part("right" if is_right else "left", vertices_m, faces, normals, rgba)], path)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from handmesh.geometry.rotation import MIRROR_X, rotvec_to_rotmat
 from handmesh.records import HandParams
-from handmesh.skeleton import FROM_MANO_AND_TIPS, JOINTS, MANO_JOINTS, MANO_PARENTS, ROOT
+from handmesh.skeleton import FROM_MANO_AND_TIPS, JOINTS, MANO_JOINTS, MANO_PARENTS, ROOT, TIPS
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,18 @@ class HandModel:
         tips = vertices_m[..., self.tip_vertices, :]
         return np.concatenate([articulated, tips], axis=-2)[..., FROM_MANO_AND_TIPS, :]
 
+    def length_m(self, betas: np.ndarray) -> float:
+        """From the wrist joint to the tip of the middle finger of the flat hand with betas (10,), as hands are measured."""
+        tip = self.tip_vertices[_MIDDLE_TIP]
+        middle_tip_m = self.template_m[tip] + self.shape_dirs[tip] @ betas
+        wrist_m = self.rest_joints_m[0] + self.joint_shape_dirs[0] @ betas
+        return float(np.linalg.norm(middle_tip_m - wrist_m))
+
+    def extent_m(self, betas: np.ndarray) -> float:
+        """Root mean square distance of the unposed hand's 16 joints from their middle, with betas (10,): how large a picture of it is."""
+        joints_m = self.rest_joints_m + self.joint_shape_dirs @ betas
+        return float(np.sqrt(((joints_m - joints_m.mean(axis=0)) ** 2).sum(axis=1).mean()))
+
     def mean_rotmats(self) -> np.ndarray:
         """(16, 3, 3) rotations of the relaxed hand."""
         rotvecs = np.concatenate([np.zeros((1, 3), self.mean_pose.dtype), self.mean_pose])
@@ -157,6 +169,7 @@ def _levels() -> list[tuple[list[int], list[int]]]:
 
 
 _LEVELS = _levels()
+_MIDDLE_TIP = TIPS.index("middle_tip")
 
 
 def skin(model: HandModel, rotmats: np.ndarray, betas: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ _WAKE_S = 0.1
 
 
 class InBackground(Generic[Item]):
-    """Iterates in a thread; what it yields, and at the end what it raises, comes out here in order.
+    """Iterates in a thread; what it yields (anything but None), and at the end what it raises, comes out here in order.
 
     Example:
         with InBackground(frames) as frames, InBackground(map(predict, frames)) as results:
@@ -25,10 +25,13 @@ class InBackground(Generic[Item]):
         items: what to iterate; nobody else may touch it meanwhile.
         ahead: how many items may wait.
         newest_only: never make `items` wait: of those that nobody has taken only the newest `ahead` are kept. For cameras.
+        patience_s: how long `close` waits for the item that is being made; None for as long as it takes. Native code that waits for a
+            camera cannot be interrupted: its thread is then left behind, and ends with the process at the latest.
     """
 
-    def __init__(self, items: Iterable[Item], ahead: int = 1, newest_only: bool = False) -> None:
+    def __init__(self, items: Iterable[Item], ahead: int = 1, newest_only: bool = False, patience_s: float | None = None) -> None:
         self._items = items
+        self._patience_s = patience_s
         self._waiting: deque[Item] = deque()
         self._ahead = ahead
         self._newest_only = newest_only
@@ -43,13 +46,25 @@ class InBackground(Generic[Item]):
         return self
 
     def __next__(self) -> Item:
+        while (item := self.take(_WAKE_S)) is None:
+            pass
+        return item
+
+    def take(self, timeout_s: float) -> Item | None:
+        """The next item; None when there is none yet after a wait of at most `timeout_s`.
+
+        Raises:
+            StopIteration: there are no more.
+            BaseException: what the iteration raised, after all that was made before it.
+        """
         with self._changed:
-            while not self._waiting and not self._is_over and not self._is_stopped:
-                self._changed.wait(_WAKE_S)
+            self._changed.wait_for(lambda: self._waiting or self._is_over or self._is_stopped, timeout_s)
             if self._waiting and not self._is_stopped:
                 item = self._waiting.popleft()
                 self._changed.notify_all()
                 return item
+            if not self._is_over and not self._is_stopped:
+                return None
             error, self._error = self._error, None
         if error is not None:
             raise error
@@ -58,7 +73,7 @@ class InBackground(Generic[Item]):
     def close(self) -> None:
         """Stop after the item that is being made, which is lost like those that wait."""
         self.stop()
-        self._thread.join()
+        self._thread.join(self._patience_s)
 
     def stop(self) -> None:
         """As `close`, without waiting for the thread: who iterates, and who reads this, is woken up."""

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from handmesh.errors import UserError
 from handmesh.geometry.camera import ASSUMED_FOV_DEG
 from handmesh.hand_model.assets import ASSETS
+from handmesh.live.convert_command import write_animation
 from handmesh.live.intrinsics import CameraChoice
 from handmesh.live.loop import Artist, LoopReport, Screen, Wishes, run_loop
-from handmesh.live.sinks import open_sinks, parse_kinds, prepare_output
+from handmesh.live.recorder import Recorder
+from handmesh.live.sinks import ANIMATION, JSON_LINES, open_sinks, parse_kinds, prepare_output
 from handmesh.live.sources import Source, open_source
+from handmesh.live.stream import STDOUT, open_stream, parse_stream
 from handmesh.runtime import Precision, Runtime
+from handmesh.smoothing import DEFAULT_SMOOTH
 
+if TYPE_CHECKING:
+    from handmesh.estimator import HandMeshEstimator
+
+WEB_PORT = 8080
 DEMO_CLIP = ASSETS / "demo_clip.mp4"
 
 
@@ -28,8 +39,8 @@ DEMO_CLIP = ASSETS / "demo_clip.mp4"
 class DemoCommand:
     """Find hands in pictures, videos or a camera, and write or show their 3D meshes.
 
-    Without --camera and --input it runs on a clip that comes with the package. In the window, q or Esc quits
-    and s saves a snapshot with its mesh.
+    Without --camera and --input it runs on a clip that comes with the package. In the window, q or Esc quits, s saves a snapshot with
+    its mesh, the space bar pauses, r starts and stops a recording, 3 shows and hides the 3D view, which the mouse turns.
     """
 
     camera: int | str | None = None
@@ -39,7 +50,13 @@ class DemoCommand:
     output: Path = Path("handmesh_out")
     """Folder for everything that is written."""
     save: str = "overlay"
-    """What to write, separated by commas: overlay, json, npz, obj, ply, glb, mask."""
+    """What to write, separated by commas: overlay, json, npz, obj, ply, glb, mask, and for videos animation (hands.glb, with bones)."""
+    loop: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Play a video file again and again."""
+    web: int | None = None
+    """Show a page to this computer's browsers instead of a window, at this port; --web alone takes 8080."""
+    stream: str | None = None
+    """Send every frame's hands to other programs as json: udp://HOST:PORT, or stdout."""
     no_window: tyro.conf.FlagCreatePairsOff[bool] = False
     """Open no window."""
     max_hands: int = 2
@@ -50,6 +67,10 @@ class DemoCommand:
     """Focal length of the camera, in pixels of the picture."""
     intrinsics: Path | None = None
     """Calibration file: OpenCV's yaml or json, ROS's camera_info, or a 3 x 3 matrix in json; scaled to the picture."""
+    smooth: float = DEFAULT_SMOOTH
+    """How much videos are smoothed: 0 not at all, 1 most (and latest)."""
+    hand_length_mm: float | None = None
+    """Length of the hands from the wrist to the tip of the middle finger; makes sizes and distances true rather than an average adult's."""
     mirror: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show and save the overlay like a mirror (selfie view); hands, meshes and masks stay unmirrored."""
     size: str | None = None
@@ -82,11 +103,15 @@ def run_demo(command: DemoCommand) -> None:
         raise UserError(f"expected --max-hands of at least 1, got {command.max_hands}")
     if command.threads < 0:
         raise UserError(f"expected --threads of at least 0, got {command.threads}")
+    if command.stream is not None:
+        parse_stream(command.stream)
     cameras = CameraChoice(command.fov, command.focal, command.intrinsics)
-    source = open_source(_input(command), command.camera, _parse_size(command.size), command.fps)
+    source = open_source(_input(command), command.camera, _parse_size(command.size), command.fps, command.loop)
     with ExitStack() as stack:
         stack.callback(source.close)
         prepare_output(command.output, source)
+        if "animation" in kinds and not source.is_stream:
+            raise UserError("--save animation needs a video or a camera; glb saves the hands of a picture")
 
         # Slow to import and to load: only once everything cheap is known to be right.
         from handmesh.estimator import HandMeshEstimator
@@ -101,30 +126,49 @@ def run_demo(command: DemoCommand) -> None:
                 max_hands=command.max_hands,
                 threads=command.threads or network_threads(source.is_stream),
                 is_live=source.is_live,
+                smooth=command.smooth,
+                hand_length_mm=command.hand_length_mm,
             )
         )
+        stream = None
+        if command.stream is not None:
+            stream = open_stream(command.stream, estimator.hand_model, source.is_live)
+            if command.stream == STDOUT:
+                stack.enter_context(redirect_stdout(sys.stderr))
         if not cameras.is_known:
             print(f"camera unknown: assuming a field of view of {ASSUMED_FOV_DEG:g} degrees (set --fov, --focal or --intrinsics)")
-        screen = None if command.no_window else _open_screen()
+        screen = _open_screen(command, estimator)
         draws = screen is not None or bool({"overlay", "mask"} & set(kinds))
         with ThreadPoolExecutor(1) as thread:
             if draws and source.is_stream:
                 # Before the clock starts, so that the first frame costs what the others do. A picture's mesh need not wait for it.
                 thread.submit(prepare_overlay)
             estimator.prepare()
-        sinks = open_sinks(kinds, command.output, source, estimator.hand_model)
+        sinks = [*open_sinks(kinds, command.output, source, estimator.hand_model), *([stream] if stream else [])]
         # Nobody needs the plain picture after its hands are known.
         artist = Artist(partial(draw_overlay, in_place=True), draw_mask)
-        wishes = Wishes(command.output, command.mirror, "overlay" in kinds, "mask" in kinds)
+        recorder = Recorder(command.output, source, estimator.hand_model) if screen is not None and source.is_stream else None
+        wishes = Wishes(command.output, command.mirror, "overlay" in kinds, "mask" in kinds, recorder)
         report = run_loop(source, estimator, cameras.camera, sinks, artist, wishes, screen)
-    if report.frames:
-        print(summary(report, source, command.output if kinds else None))
-    if command.profile:
-        print(profile_table(report))
+        if "animation" in kinds and report.frames_with_hands:
+            write_animation(command.output / JSON_LINES, estimator.hand_model, command.output / ANIMATION)
+        if report.frames:
+            print(summary(report, source, command.output if kinds else None))
+        if command.profile:
+            print(profile_table(report))
     if report.error is not None:
         raise report.error
     if report.end == "interrupted":
         raise KeyboardInterrupt
+
+
+def with_default_port(arguments: Sequence[str]) -> list[str]:
+    """The same arguments, where `--web` without a port asks for `WEB_PORT`."""
+    given = list(arguments)
+    for index, argument in enumerate(given):
+        if argument == "--web" and not "".join(given[index + 1 : index + 2]).isdecimal():
+            return [*given[: index + 1], str(WEB_PORT), *given[index + 1 :]]
+    return given
 
 
 def network_threads(is_stream: bool) -> int:
@@ -175,11 +219,22 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     return sides
 
 
-def _open_screen() -> Screen | None:
+def _open_screen(command: DemoCommand, estimator: HandMeshEstimator) -> Screen | None:
+    if command.web is not None:
+        from handmesh.render.web import open_page
+
+        def set_smooth(smooth: float) -> None:
+            estimator.smooth = smooth
+
+        page = open_page(command.web, estimator.hand_model, estimator.times.table, set_smooth, command.smooth)
+        print(f"open http://127.0.0.1:{command.web} in a browser of this computer; Ctrl-C ends")
+        return page
+    if command.no_window:
+        return None
     from handmesh.render.window import NoDisplay, open_window
 
     try:
-        return open_window("handmesh")
+        return open_window("handmesh", estimator.hand_model)
     except NoDisplay as error:
         print(f"{error}; going on without a window")
         return None

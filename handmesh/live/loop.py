@@ -1,7 +1,8 @@
 """The loop of `handmesh-demo`: source -> estimator -> overlay -> files and window.
 
-The four overlap: reading, estimating and drawing each have a thread, and files and window have the main one. From files every frame comes
-through; from cameras the newest that is there when the estimator is ready.
+The four overlap: reading, estimating and drawing each have a thread, and files and screen have the main one. From files every frame comes
+through; from cameras the newest that is there when the estimator is ready. The main thread never waits for a source without looking at the
+screen's keys.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ from handmesh.errors import UserError
 from handmesh.geometry.crop import mirror_picture
 from handmesh.hand_model.skinning import HandModel
 from handmesh.live.background import InBackground
+from handmesh.live.recorder import Recorder
 from handmesh.live.sinks import Shot, Sink, save_snapshot
 from handmesh.live.sources import Frame, Source
+from handmesh.live.stream import ReaderLeft
 from handmesh.records import Camera, Hand
 from handmesh.timing import StageTimes
 
 _QUIT_KEYS = ("q", "escape")
-# How often a window that shows a finished picture looks for keys.
+# How often a screen that has nothing new to show looks for keys.
 _IDLE_S = 1 / 30
+# How long a device that does not answer can hold up the end.
+_PATIENCE_S = 2.0
 
 
 class Estimator(Protocol):
@@ -44,9 +49,9 @@ class Estimator(Protocol):
 
 
 class Screen(Protocol):
-    """What the loop needs of a window."""
+    """What the loop needs of a window or a page."""
 
-    def show(self, image_rgb: np.ndarray) -> str | None: ...
+    def show(self, picture_rgb: np.ndarray, hands: Sequence[Hand], camera: Camera) -> str | None: ...
 
     def close(self) -> None: ...
 
@@ -73,12 +78,16 @@ class Wishes:
         is_mirrored: flip the overlay, on the screen and in files, like a mirror; the hands stay as they are.
         draws_overlay: an overlay is needed even without a window.
         draws_mask: masks are needed.
+        recorder: what "r" starts and stops; None where nothing can be recorded.
+        say: tells the user.
     """
 
     output: Path
     is_mirrored: bool = False
     draws_overlay: bool = False
     draws_mask: bool = False
+    recorder: Recorder | None = None
+    say: Callable[[str], None] = print
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ class LoopReport:
     Attributes:
         frames, frames_with_hands: counts.
         duration_s: wall time from the first read to the last write.
-        end: "finished", "quit" (a key), "interrupted" (Ctrl-C) or "failed" (see `error`).
+        end: "finished", "quit" (a key, or the reader of a stream has left), "interrupted" (Ctrl-C) or "failed" (see `error`).
         error: why it failed.
         times: the loop's and the estimator's stages. They overlap, so they add up to more than the duration.
         latency: from a frame's arrival until its hands are there ("mesh"), and until it is drawn ("overlay").
@@ -124,13 +133,16 @@ def run_loop(
         with ExitStack() as stack:
             # One hand is too little for two cores: BLAS's second thread would spin until the next frame, at the cost of all other stages.
             stack.enter_context(threadpool_limits(1, user_api="blas"))
-            for part in (source, *sinks, *([screen] if screen else [])):
-                stack.callback(part.close)
+            for part in (source, *sinks, screen, wishes.recorder):
+                if part is not None:
+                    stack.callback(part.close)
             end = loop.run(source)
     except UserError as failure:
         end, error = "failed", failure
     except KeyboardInterrupt:
         end = "interrupted"
+    except ReaderLeft:
+        end = "quit"
     duration_s = (loop.idle_from_s or time.perf_counter()) - start
     return LoopReport(loop.frames, loop.frames_with_hands, duration_s, end, error, _merge_times(loop.times, estimator.times), loop.latency)
 
@@ -152,6 +164,8 @@ class _Loop:
         self.frames = 0
         self.frames_with_hands = 0
         self.idle_from_s: float | None = None  # when all was done but the looking
+        self._is_paused = False
+        self._paused_s = 0.0
         self._estimator = estimator
         self._camera_of = camera_of
         self._sinks = sinks
@@ -163,27 +177,38 @@ class _Loop:
         """All frames; returns "finished" or "quit"."""
         shot = None
         with ExitStack() as stages, _progress(source) as progress:
-            frames = stages.enter_context(InBackground(self._read(source), newest_only=source.is_live))
+            frames = stages.enter_context(InBackground(self._read(source), newest_only=source.is_live, patience_s=_PATIENCE_S))
             estimates = stages.enter_context(InBackground(self._estimate(frames, source.is_stream)))
             shots = stages.enter_context(InBackground(self._draw(estimates)))
             # Stopped from the far end they would wait for each other.
             for stage in (shots, estimates, frames):
                 stages.callback(stage.stop)
+            # First, or its thread might wait for a camera that never comes back.
+            stages.callback(source.close)
             task = progress.add_task("hands", total=source.length, speed="")
             start = time.perf_counter()
-            for shot in shots:
+            while True:
+                try:
+                    newest = shots.take(_IDLE_S)
+                except StopIteration:
+                    break
+                if newest is None:
+                    if shot is not None and self._look_at_keys(shot) == "quit":
+                        return "quit"
+                    continue
+                shot = newest
                 self.frames += 1
                 self.frames_with_hands += bool(shot.hands)
                 self._write(shot)
                 _advance(progress, task, self.frames, start)
-                if self._screen is not None and self._show(self._screen, shot):
+                if self._show(shot, None if source.is_live else start + shot.frame.time_s) == "quit":
                     return "quit"
         if self._screen is not None:
             self.idle_from_s = time.perf_counter()
         # A picture stays on the screen until it is dismissed; a video was already seen.
         while self._screen is not None and shot is not None and not source.is_stream:
             time.sleep(_IDLE_S)
-            if self._obey(self._screen.show(_overlay_of(shot)), shot):
+            if self._look_at_keys(shot) == "quit":
                 return "quit"
         return "finished"
 
@@ -220,24 +245,51 @@ class _Loop:
             yield replace(shot, overlay_rgb=overlay, mask=mask)
 
     def _write(self, shot: Shot) -> None:
-        if not self._sinks:
+        recorder = self._wishes.recorder
+        if not self._sinks and (recorder is None or not recorder.is_on):
             return
         with self.times.stage("write"), _disk_errors(self._wishes.output):
             for sink in self._sinks:
                 sink.write(shot)
+            if recorder is not None:
+                recorder.write(shot)
 
-    def _show(self, screen: Screen, shot: Shot) -> bool:
-        """Show the shot and obey the keyboard; True to quit."""
+    def _show(self, shot: Shot, due_s: float | None) -> str | None:
+        """Show the shot, obey the keyboard, and stay with it while the user pauses, and until its time has come.
+
+        Args:
+            due_s: when the next frame may come, by `time.perf_counter`; None for at once.
+
+        Returns:
+            "quit" when the user wants that.
+        """
+        if self._screen is None:
+            return None
         with self.times.stage("show"):
-            key = screen.show(_overlay_of(shot))
-        return self._obey(key, shot)
+            key = self._screen.show(_overlay_of(shot), shot.hands, shot.camera)
+        did = self._obey(key, shot)
+        while did != "quit" and (self._is_paused or (due_s is not None and time.perf_counter() - self._paused_s < due_s)):
+            before_s = time.perf_counter()
+            time.sleep(_IDLE_S if due_s is None else min(_IDLE_S, max(0.0, due_s + self._paused_s - before_s)))
+            did = self._look_at_keys(shot)
+            self._paused_s += time.perf_counter() - before_s if self._is_paused else 0.0
+        return did
 
-    def _obey(self, key: str | None, shot: Shot) -> bool:
+    def _look_at_keys(self, shot: Shot) -> str | None:
+        """Show a shot that is still the newest, and obey."""
+        return None if self._screen is None else self._obey(self._screen.show(_overlay_of(shot), shot.hands, shot.camera), shot)
+
+    def _obey(self, key: str | None, shot: Shot) -> str | None:
         if key == "s":
             with _disk_errors(self._wishes.output):
                 saved = save_snapshot(shot, self._wishes.output, self._estimator.hand_model)
-            print("saved", *saved)
-        return key in _QUIT_KEYS
+            self._wishes.say(f"saved {' '.join(map(str, saved))}")
+        if key == " ":
+            self._is_paused = not self._is_paused
+        if key == "r" and self._wishes.recorder is not None:
+            with _disk_errors(self._wishes.output):
+                self._wishes.say(self._wishes.recorder.toggle())
+        return "quit" if key in _QUIT_KEYS else None
 
 
 @contextmanager

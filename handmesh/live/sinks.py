@@ -6,20 +6,22 @@
 | json | NAME.json | hands.jsonl, one line a frame |
 | npz | NAME.npz | npz/000000.npz, ... |
 | obj, ply, glb | NAME.obj, ... | obj/000000.obj, ...; no file where there is no hand |
-| mask | NAME_mask.png | mask/000000.png, ... |
+| mask | NAME_mask.png | mask.mkv, grey, lossless (FFV1) |
+| animation | - | hands.glb at the end, from hands.jsonl, which is written too |
 
 Streams stay readable when the program is killed: matroska needs no index at its end, a line is written whole, and
-there is one npz a frame because an unfinished zip cannot be read. Masks are png because video coding blurs labels.
+there is one npz a frame because an unfinished zip cannot be read.
 
-json, schema "handmesh.hands/1": the object of one frame.
+json, schema "handmesh.hands/2": the object of one frame.
     schema, hand_model (its id), frame (index), name, time_s,
     camera: fx, fy, cx, cy, width, height, distortion, is_known,
     hands: a list of
-        track_id, is_right, score, box_px [4], keypoints_px [21][2], joints_m [21][3], T_camera_wrist [4][4],
+        track_id, is_right, score, scale, box_px [4], keypoints_px [21][2], joints_m [21][3], T_camera_wrist [4][4],
         params: rotmats [16][3][3], betas [10], camera [3], presence, right_logit (the right-hand model in the crop camera).
+Version 1 had no scale: it was 1. docs/recording.md explains every field.
 
 npz: the same with the meshes, N hands: vertices_m (N, V, 3), joints_m (N, 21, 3), keypoints_px (N, 21, 2),
-T_camera_wrist (N, 4, 4), rotmats (N, 16, 3, 3), betas (N, 10), box_px (N, 4), score, is_right, track_id (N,), faces (F, 3) of a
+T_camera_wrist (N, 4, 4), rotmats (N, 16, 3, 3), betas (N, 10), box_px (N, 4), score, scale, is_right, track_id (N,), faces (F, 3) of a
 right hand (flip each row for a left one), K (3, 3), distortion, time_s.
 
 mask: 0 for none, i + 1 for the i-th hand of the frame.
@@ -49,8 +51,9 @@ from handmesh.quiet import quiet_stderr
 from handmesh.records import Camera, Hand
 from handmesh.wholefile import replacing
 
-SCHEMA = "handmesh.hands/1"
-KINDS = ("overlay", "json", "npz", *MESH_FORMATS, "mask")
+SCHEMA = "handmesh.hands/2"
+KINDS = ("overlay", "json", "npz", *MESH_FORMATS, "mask", "animation")
+JSON_LINES, ANIMATION = "hands.jsonl", "hands.glb"
 # OpenCV does not say when a video could not be written, so the disk is watched.
 _LEAST_FREE_BYTES = 4_000_000
 # A live recording repeats a frame to keep time, but never for longer than this.
@@ -133,15 +136,15 @@ def _open_picture_sinks(kinds: Sequence[str], output: Path, hand_model: HandMode
 
 def _open_stream_sinks(kinds: Sequence[str], output: Path, source: Source, hand_model: HandModel) -> list[Sink]:
     sinks: list[Sink] = []
+    if {"json", "animation"} & set(kinds):
+        sinks.append(JsonLinesSink(output / JSON_LINES, hand_model.id))
     for kind in kinds:
-        if kind == "overlay":
-            sinks.append(VideoSink(output / "overlay.mkv", source.frame_rate, source.is_live))
-        elif kind == "json":
-            sinks.append(JsonLinesSink(output / "hands.jsonl", hand_model.id))
-        else:
+        if kind in ("overlay", "mask"):
+            sinks.append(VideoSink(output / f"{kind}.mkv", source.frame_rate, source.is_live, shows_mask=kind == "mask"))
+        elif kind not in ("json", "animation"):
             folder = output / kind
             folder.mkdir(exist_ok=True)
-            sinks.append(FileSink(_file_writer(kind, hand_model), _named(folder, ".png" if kind == "mask" else f".{kind}")))
+            sinks.append(FileSink(_file_writer(kind, hand_model), _named(folder, f".{kind}")))
     return sinks
 
 
@@ -190,16 +193,18 @@ class JsonLinesSink:
 
 
 class VideoSink:
-    """The overlays as a video, MPEG-4 in matroska.
+    """The overlays as a video, MPEG-4 in matroska; or the masks, FFV1, which loses nothing.
 
     Args:
         path: ends in .mkv.
         frame_rate: frames per second of the video.
         keeps_time: repeat or leave out frames so that the video runs as fast as the time stamps of the shots.
+        shows_mask: masks rather than overlays.
     """
 
-    def __init__(self, path: Path, frame_rate: float, keeps_time: bool = False) -> None:
+    def __init__(self, path: Path, frame_rate: float, keeps_time: bool = False, shows_mask: bool = False) -> None:
         self._path = path
+        self._shows_mask = shows_mask
         # MPEG-4 counts time in at most 65535 ticks a second, which fast fractional rates (119.88) do not divide.
         self._frame_rate = round(frame_rate, 1) if frame_rate > 60 else frame_rate
         self._keeps_time = keeps_time
@@ -208,15 +213,14 @@ class VideoSink:
         self._written = 0
 
     def write(self, shot: Shot) -> None:
-        """Append the shot's overlay."""
-        assert shot.overlay_rgb is not None
-        image_bgr = cv2.cvtColor(shot.overlay_rgb, cv2.COLOR_RGB2BGR)
+        """Append the shot's overlay, or its mask."""
+        image_bgr = self._picture_of(shot)
         if self._writer is None:
             self._size = (image_bgr.shape[1], image_bgr.shape[0])
             self._writer = self._open()
         writer = self._writer
         if (image_bgr.shape[1], image_bgr.shape[0]) != self._size:
-            image_bgr = cv2.resize(image_bgr, self._size)
+            image_bgr = cv2.resize(image_bgr, self._size, interpolation=cv2.INTER_NEAREST if self._shows_mask else cv2.INTER_LINEAR)
         if shutil.disk_usage(self._path.parent).free < _LEAST_FREE_BYTES:
             raise OSError(ENOSPC, os.strerror(ENOSPC))
         repeats = 1
@@ -233,13 +237,21 @@ class VideoSink:
             self._writer.release()
             self._writer = None
 
+    def _picture_of(self, shot: Shot) -> np.ndarray:
+        if self._shows_mask:
+            assert shot.mask is not None
+            return shot.mask
+        assert shot.overlay_rgb is not None
+        return cv2.cvtColor(shot.overlay_rgb, cv2.COLOR_RGB2BGR)
+
     def _open(self) -> cv2.VideoWriter:
-        fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+        fourcc = cv2.VideoWriter.fourcc(*("FFV1" if self._shows_mask else "mp4v"))
         with quiet_stderr():
-            writer = cv2.VideoWriter(str(self._path), cv2.CAP_FFMPEG, fourcc, self._frame_rate, self._size)
+            writer = cv2.VideoWriter(str(self._path), cv2.CAP_FFMPEG, fourcc, self._frame_rate, self._size, not self._shows_mask)
         if not writer.isOpened():
+            kind = "mask" if self._shows_mask else "overlay"
             raise UserError(
-                f"expected to write {self._path} at {self._size[0]}x{self._size[1]}, but no video can be; leave overlay out of --save"
+                f"expected to write {self._path} at {self._size[0]}x{self._size[1]}, but no video can be; leave {kind} out of --save"
             )
         return writer
 
@@ -311,14 +323,15 @@ def _hand_to_json(hand: Hand) -> dict[str, Any]:
         "track_id": hand.track_id,
         "is_right": bool(hand.is_right),
         "score": round(float(hand.score), 4),
-        "box_px": _rounded(hand.box_px, 2),
-        "keypoints_px": _rounded(hand.keypoints_px, 2),
-        "joints_m": _rounded(hand.joints_m, 5),
-        "T_camera_wrist": _rounded(hand.T_camera_wrist, 6),
+        "scale": round(float(hand.scale), 5),
+        "box_px": rounded(hand.box_px, 2),
+        "keypoints_px": rounded(hand.keypoints_px, 2),
+        "joints_m": rounded(hand.joints_m, 5),
+        "T_camera_wrist": rounded(hand.T_camera_wrist, 6),
         "params": {
-            "rotmats": _rounded(hand.params.rotmats, 6),
-            "betas": _rounded(hand.params.betas, 5),
-            "camera": _rounded(hand.params.camera, 6),
+            "rotmats": rounded(hand.params.rotmats, 6),
+            "betas": rounded(hand.params.betas, 5),
+            "camera": rounded(hand.params.camera, 6),
             "presence": round(float(hand.params.presence), 4),
             "right_logit": round(float(hand.params.right_logit), 4),
         },
@@ -339,6 +352,7 @@ def _shot_to_arrays(shot: Shot, hand_model: HandModel) -> dict[str, Any]:
         "betas": stacked([hand.params.betas for hand in hands], (10,)),
         "box_px": stacked([hand.box_px for hand in hands], (4,)),
         "score": stacked([hand.score for hand in hands], ()),
+        "scale": stacked([hand.scale for hand in hands], ()),
         "is_right": np.array([hand.is_right for hand in hands], bool),
         "track_id": np.array([hand.track_id for hand in hands], np.int64),
         "faces": hand_model.faces,
@@ -348,5 +362,6 @@ def _shot_to_arrays(shot: Shot, hand_model: HandModel) -> dict[str, Any]:
     }
 
 
-def _rounded(values: np.ndarray, decimals: int) -> list:
+def rounded(values: np.ndarray, decimals: int) -> list:
+    """Nested lists with so many decimals: what json files hold."""
     return np.round(np.asarray(values, np.float64), decimals).tolist()

@@ -6,10 +6,12 @@ import os
 import re
 import struct
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -27,8 +29,12 @@ MAX_MEGAPIXELS = 100
 # OpenCV warps no larger ones.
 MAX_SIDE_PX = 32_000
 URL_TIMEOUT_S = 5
-# A camera that is silent for this long is gone.
-CAMERA_PATIENCE_S = 3.0
+# A camera that opens but sends nothing for this long is the wrong one.
+FIRST_PICTURE_PATIENCE_S = 5.0
+# How often it is looked whether a camera is back.
+RETRY_S = 0.5
+# Who closes a source waits no longer than this for native code that cannot be interrupted.
+_CLOSE_PATIENCE_S = 0.5
 _ASSUMED_FRAME_RATE = 30.0
 
 
@@ -52,7 +58,7 @@ class Frame:
 
 
 class Source(Protocol):
-    """Iterate once, then close.
+    """Iterate once, then close. `close` may be called by any thread, also while another one iterates, which then comes to its end.
 
     Attributes:
         label: what the user called it.
@@ -90,7 +96,11 @@ class Capture(Protocol):
 
 
 def open_source(
-    where: str | None, camera: int | str | None, size_px: tuple[int, int] | None = None, frame_rate: float | None = None
+    where: str | None,
+    camera: int | str | None,
+    size_px: tuple[int, int] | None = None,
+    frame_rate: float | None = None,
+    loops: bool = False,
 ) -> Source:
     """The source that a user asked for.
 
@@ -98,6 +108,7 @@ def open_source(
         where: picture, folder, video or URL.
         camera: index or device path of a camera; exactly one of `where` and `camera` is given.
         size_px, frame_rate: what to ask the camera for.
+        loops: play a video file again and again.
 
     Raises:
         UserError: there is nothing to read there.
@@ -105,6 +116,8 @@ def open_source(
     if (where is None) == (camera is None):
         raise UserError("expected one of --input and --camera, got both; leave one out")
     silence_opencv()
+    if loops and (camera is not None or (where is not None and _is_url(where))):
+        raise UserError(f"--loop needs a video file for --input, got {where or f'camera {camera}'}; leave --loop out")
     if camera is not None:
         if isinstance(camera, str) and _is_url(camera):
             if size_px or frame_rate:
@@ -122,6 +135,8 @@ def open_source(
         pictures = sorted(file for file in path.iterdir() if _is_picture_name(file)) if is_folder else []
     except OSError as error:
         raise UserError(f"expected a picture, folder, video or URL, but it cannot be opened: {error.strerror}; check the path") from error
+    if loops and (is_folder or path.suffix.lower() in PICTURE_SUFFIXES):
+        raise UserError(f"--loop needs a video file for --input, got {path}; leave --loop out")
     if is_folder:
         if not pictures:
             raise UserError(f"expected pictures in the folder {path}, found none; known endings: {' '.join(sorted(PICTURE_SUFFIXES))}")
@@ -130,7 +145,7 @@ def open_source(
         raise UserError(f"expected a picture, folder, video or URL, but {path} does not exist; check the path")
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return PictureSource([path], str(path))
-    return open_video(path)
+    return open_video(path, loops)
 
 
 class PictureSource:
@@ -171,6 +186,11 @@ class PictureSource:
 class VideoSource:
     """A video with an end, and the time stamps that are in it (so a variable frame rate keeps its timing).
 
+    Args:
+        capture: of the video, at its start.
+        label: what to call it in messages.
+        open_again: opens the video anew; given, it is played again and again. Index and time go on over the seam.
+
     Raises:
         UserError: not one frame can be read.
     """
@@ -179,45 +199,68 @@ class VideoSource:
     is_live = False
     skipped = 0
 
-    def __init__(self, capture: Capture, label: str) -> None:
+    def __init__(self, capture: Capture, label: str, open_again: Callable[[], Capture] | None = None) -> None:
         if not capture.isOpened() or not capture.grab():
+            capture.release()
             raise UserError(f"expected a picture or a video, but no frame of {label} can be read; try converting it to mp4 or png")
         self.label = label
-        self._capture = capture
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.length = int(count) if _is_count(count) else None
+        self.length = int(count) if _is_count(count) and open_again is None else None
         self.frame_rate = _frame_rate(capture)
+        self._video = _SharedCapture(capture)
+        self._open_again = open_again
 
     def __iter__(self) -> Iterator[Frame]:
-        index, last_s = 0, -1 / self.frame_rate
-        # The first frame was grabbed to see whether there is one.
-        found, image_bgr = self._capture.retrieve()
-        if not found:
-            raise UserError(f"expected a video, but no frame of {self.label} can be decoded; try converting it to mp4")
-        while found:
-            time_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-            last_s = time_s if time_s > last_s else last_s + 1 / self.frame_rate
-            yield Frame(cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), index, last_s, f"{index:06d}")
-            index += 1
-            if not self._capture.grab():
-                break
-            found, image_bgr = self._capture.retrieve()
+        step_s = 1 / self.frame_rate
+        index, last_s, start_s = 0, -step_s, 0.0
+        while True:
+            first = index
+            for image_bgr, its_s in self._play(is_grabbed=index == 0):
+                if index == first > 0:
+                    start_s = last_s + step_s - its_s
+                time_s = start_s + its_s
+                last_s = time_s if time_s > last_s else last_s + step_s
+                yield Frame(cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), index, last_s, f"{index:06d}")
+                index += 1
+            if self._video.is_closed:
+                return
+            if index == first:
+                raise UserError(f"expected a video, but no frame of {self.label} can be decoded; try converting it to mp4")
+            if self._open_again is None:
+                return
+            self._video.replace(self._open_again)
 
     def close(self) -> None:
         """Release the decoder."""
-        self._capture.release()
+        self._video.close()
+
+    def _play(self, is_grabbed: bool) -> Iterator[tuple[np.ndarray, float]]:
+        """Pictures in OpenCV's BGR and their own times in seconds, once through."""
+        while True:
+            with self._video.reading() as capture:
+                if capture is None or not (is_grabbed or capture.grab()):
+                    return
+                is_grabbed = False
+                found, image_bgr = capture.retrieve()
+                time_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+            if not found:
+                return
+            yield image_bgr, time_s
 
 
 class LiveSource:
     """A camera or network stream. Frames carry the time at which they arrived.
 
+    One that falls silent is waited for without limit, and time goes on meanwhile: `close` ends the wait at once.
+
     Args:
         open_capture: opens the device; called again when it falls silent.
         label: what to call it in messages.
-        patience_s: how long to try before the source counts as lost.
+        patience_s: how long to try for the first picture.
+        retry_s: how long to wait before each attempt to open it again; None for `RETRY_S`.
 
     Raises:
-        UserError: it does not open, or (while iterating) it is lost for good.
+        UserError: it does not open, or (while iterating) it never sends a picture.
     """
 
     is_stream = True
@@ -225,45 +268,129 @@ class LiveSource:
     skipped = 0
     length: int | None = None
 
-    def __init__(self, open_capture: Callable[[], Capture], label: str, patience_s: float = CAMERA_PATIENCE_S) -> None:
-        self.label = label
-        self._open_capture = open_capture
-        self._patience_s = patience_s
-        self._capture = open_capture()
-        if not self._capture.isOpened():
+    def __init__(
+        self,
+        open_capture: Callable[[], Capture],
+        label: str,
+        patience_s: float = FIRST_PICTURE_PATIENCE_S,
+        retry_s: float | None = None,
+    ) -> None:
+        capture = open_capture()
+        if not capture.isOpened():
+            capture.release()
             raise UserError(
                 f"expected a camera or stream at {label}, but it cannot be opened; check that it exists and nothing else uses it"
             )
-        self.frame_rate = _frame_rate(self._capture)
+        self.label = label
+        self.frame_rate = _frame_rate(capture)
+        self._device = _SharedCapture(capture)
+        self._open_capture = open_capture
+        self._patience_s = patience_s
+        self._retry_s = RETRY_S if retry_s is None else retry_s
 
     def __iter__(self) -> Iterator[Frame]:
         index, start_s = 0, None
         while True:
-            image_bgr = self._read()
+            image_bgr = self._device.grab()
+            if image_bgr is None:
+                image_bgr = self._wait_for_it(was_there=index > 0)
+            if image_bgr is None:
+                return
             now_s = time.monotonic()
             start_s = now_s if start_s is None else start_s
             yield Frame(cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), index, now_s - start_s, f"{index:06d}")
             index += 1
 
     def close(self) -> None:
-        """Release the device."""
-        self._capture.release()
+        """Release the device. Native code that still waits for a picture is left to itself after half a second; its thread releases it."""
+        self._device.close()
 
-    def _read(self) -> np.ndarray:
-        image_bgr = _grab(self._capture)
+    def _wait_for_it(self, was_there: bool) -> np.ndarray | None:
+        """The next picture, whenever it comes; None when the source is closed meanwhile."""
+        image_bgr = None
         give_up_s = time.monotonic() + self._patience_s
+        if was_there and not self._device.is_closed:
+            print(f"{self.label} stopped sending pictures; waiting for it, Ctrl-C ends", file=sys.stderr)
         while image_bgr is None:
-            if time.monotonic() > give_up_s:
-                raise UserError(f"{self.label} stopped sending pictures and did not come back; check its cable or network and start again")
-            time.sleep(min(0.3, self._patience_s / 10))
-            self._capture.release()
-            self._capture = self._open_capture()
-            image_bgr = _grab(self._capture)
+            if not was_there and time.monotonic() > give_up_s:
+                raise UserError(f"expected pictures from {self.label}, but it opens and sends none; check what it is and start again")
+            # A driver gives an unplugged device's number away again only when nobody holds it.
+            self._device.release()
+            if self._device.wait_until_closed(self._retry_s):
+                return None
+            self._device.replace(self._open_capture)
+            image_bgr = self._device.grab()
+        if was_there:
+            print(f"{self.label} is back", file=sys.stderr)
         return image_bgr
 
 
-def open_video(path: Path) -> VideoSource:
-    """A video file."""
+class _SharedCapture:
+    """A capture that one thread reads and any thread may close: a decoder must not go away in the middle of a picture."""
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed.is_set()
+
+    @contextmanager
+    def reading(self) -> Iterator[Capture | None]:
+        """The capture, which nobody takes away for the body of a `with`; None once closed."""
+        with self._lock:
+            try:
+                yield None if self.is_closed else self._capture
+            finally:
+                if self.is_closed:
+                    self._capture.release()
+
+    def grab(self) -> np.ndarray | None:
+        """The next picture in OpenCV's BGR, if there is one."""
+        with self.reading() as capture:
+            if capture is None or not capture.grab():
+                return None
+            found, image_bgr = capture.retrieve()
+            return image_bgr if found else None
+
+    def replace(self, open_capture: Callable[[], Capture]) -> None:
+        """Release the capture and open another one, unless closed."""
+        with self.reading() as capture:
+            if capture is None:
+                return
+            capture.release()
+            self._capture = open_capture()
+            if not self._capture.isOpened():
+                self._capture.release()
+
+    def release(self) -> None:
+        """Give the device back."""
+        with self._lock:
+            self._capture.release()
+
+    def wait_until_closed(self, timeout_s: float) -> bool:
+        """Sleep, but no longer than until `close`; True when closed."""
+        return self._closed.wait(timeout_s)
+
+    def close(self) -> None:
+        """Release the capture; who is reading it now and does not come back in time does so."""
+        patience_s = 0.0 if self.is_closed else _CLOSE_PATIENCE_S
+        self._closed.set()
+        if self._lock.acquire(timeout=patience_s):
+            try:
+                self._capture.release()
+            finally:
+                self._lock.release()
+
+
+def open_video(path: Path, loops: bool = False) -> VideoSource:
+    """A video file, played once or again and again."""
+
+    def open_capture() -> Capture:
+        return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+
     try:
         is_empty = path.stat().st_size == 0
         path.open("rb").close()
@@ -272,16 +399,15 @@ def open_video(path: Path) -> VideoSource:
     if is_empty:
         raise UserError(f"expected a video, but {path} is empty (0 bytes); copy it again")
     with quiet_stderr():
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    return VideoSource(capture, str(path))
+        capture = open_capture()
+    return VideoSource(capture, str(path), open_capture if loops else None)
 
 
 def open_camera(camera: int | str, size_px: tuple[int, int] | None = None, frame_rate: float | None = None) -> LiveSource:
     """A camera by index (0 is the first) or device path, asked for a size (width, height) and frames per second."""
 
     def open_capture() -> cv2.VideoCapture:
-        with quiet_stderr():
-            capture = cv2.VideoCapture(camera)
+        capture = cv2.VideoCapture(camera)
         if size_px is not None:
             capture.set(cv2.CAP_PROP_FRAME_WIDTH, size_px[0])
             capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size_px[1])
@@ -289,21 +415,26 @@ def open_camera(camera: int | str, size_px: tuple[int, int] | None = None, frame
             capture.set(cv2.CAP_PROP_FPS, frame_rate)
         return capture
 
-    return LiveSource(open_capture, f"camera {camera}")
+    # Only now: later openings happen in a thread, and what others write must not be lost. OpenCV's own lines are off (`silence_opencv`).
+    with quiet_stderr():
+        return LiveSource(open_capture, f"camera {camera}")
 
 
 def open_url(url: str) -> Source:
-    """What FFmpeg finds behind a URL: a video where it has a known length or comes by http, else a live stream."""
+    """What FFmpeg finds behind a URL.
+
+    A known number of frames makes it a video. Without one, rtsp and all else that streams is live; over http only motion JPEG is (what
+    phones and network cameras serve): anything else is a video that ends where it ends, and is not opened again and again.
+    """
     timeout_ms = 1000 * URL_TIMEOUT_S
     timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
 
     def open_capture() -> cv2.VideoCapture:
-        with quiet_stderr():
-            return cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
+        return cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
 
-    first = open_capture()
-    # What ends over http must not be opened again and again, whether or not its length is known.
-    if first.isOpened() and (_is_count(first.get(cv2.CAP_PROP_FRAME_COUNT)) or url.lower().startswith(("http:", "https:"))):
+    with quiet_stderr():
+        first = open_capture()
+    if first.isOpened() and _has_an_end(first, url):
         return VideoSource(first, url)
     captures = chain([first], iter(open_capture, None))
     return LiveSource(lambda: next(captures), url)
@@ -370,12 +501,11 @@ def _is_url(where: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", where) is not None
 
 
-def _grab(capture: Capture) -> np.ndarray | None:
-    """The next picture in OpenCV's BGR."""
-    if not capture.grab():
-        return None
-    found, image_bgr = capture.retrieve()
-    return image_bgr if found else None
+def _has_an_end(capture: Capture, url: str) -> bool:
+    if _is_count(capture.get(cv2.CAP_PROP_FRAME_COUNT)):
+        return True
+    is_mjpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
+    return url.lower().startswith(("http:", "https:")) and not is_mjpeg
 
 
 def _is_count(count: float) -> bool:

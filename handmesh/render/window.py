@@ -1,21 +1,37 @@
-"""A window that shows pictures, made by Open3D. Use it from the main thread: window systems ask for that."""
+"""A window that shows pictures and, beside them, the hands in space; made by Open3D.
+
+Use it from the main thread: window systems ask for that.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import cv2
 import numpy as np
 
 from handmesh.errors import one_line
 from handmesh.quiet import quiet_stderr
+from handmesh.records import Camera, Hand
+from handmesh.render.orbit import Orbit, draw_view, follow
+
+if TYPE_CHECKING:
+    from handmesh.hand_model import HandModel
 
 # GLFW's key codes.
-_KEYS = {ord("Q"): "q", 256: "escape", ord("S"): "s"}
+_KEYS = {ord("Q"): "q", 256: "escape", ord("S"): "s", ord(" "): " ", ord("R"): "r"}
+_LEFT_BUTTON, _RIGHT_BUTTON = 0, 1
+_SHIFT_KEY = 1
+_TURN_DEG_PER_PX = 0.4
+# Of the distance to the target, for each pixel of a drag.
+_MOVE_PER_PX = 0.0015
+_ZOOM_PER_NOTCH = 0.9
+_DOUBLE_CLICK_S = 0.35
 _BACKGROUND = 24
 
 
@@ -24,30 +40,50 @@ class NoDisplay(Exception):  # noqa: N818 - it is no mistake of anybody
 
 
 class Window:
-    """An open window, made by `open_window`. Pictures are fitted into whatever size the user gives it."""
+    """An open window, made by `open_window`. Pictures are fitted into whatever size the user gives it.
 
-    def __init__(self, visualizer: Any) -> None:
+    Beside the picture are the hands in space: a drag turns them, a drag with the right button or shift moves them, the wheel zooms,
+    "0" or a double click takes the first viewpoint again, and "3" hides or shows them.
+    """
+
+    def __init__(self, visualizer: Any, hand_model: HandModel | None) -> None:
         self._visualizer = visualizer
+        self._hand_model = hand_model
         self._image: Any = None
         self._shown_hw: tuple[int, int] | None = None
         self._pressed: str | None = None
         self._is_open = True
+        self._view = OrbitMouse()
+        self._shows_view = hand_model is not None
+        self._followed_s = time.perf_counter()
         for code, name in _KEYS.items():
             visualizer.register_key_callback(code, self._callback(name))
+        if hand_model is not None:
+            visualizer.register_key_callback(ord("3"), self._toggle_view)
+            visualizer.register_key_callback(ord("0"), lambda _: self._view.reset())
+        # Without these Open3D would zoom and move the picture itself.
+        visualizer.register_mouse_button_callback(lambda _, *what: self._view.on_button(*what, time.perf_counter()))
+        visualizer.register_mouse_move_callback(lambda _, x, y: self._view.on_move(x, y))
+        visualizer.register_mouse_scroll_callback(lambda _, __, notches: self._view.on_scroll(notches))
 
-    def show(self, image_rgb: np.ndarray) -> str | None:
-        """Show a picture and handle what the user did, without waiting.
+    def show(self, picture_rgb: np.ndarray, hands: Sequence[Hand] = (), camera: Camera | None = None) -> str | None:
+        """Show a picture with its hands and handle what the user did, without waiting.
 
         Args:
-            image_rgb: (H, W, 3) uint8.
+            picture_rgb: (H, W, 3) uint8, with whatever was drawn on it.
+            hands: in the frame of `camera`.
+            camera: of the picture; without it there is no view in space.
 
         Returns:
-            "q", "escape" or "s" when pressed since the last call (the last of them), else None. A window that
-            was closed answers "q", from then on always.
+            "q", "escape", "s", " " or "r" when pressed since the last call (the last of them), else None. A window that was closed
+            answers "q", from then on always.
         """
         if not self._is_open:
             return "q"
-        self._draw(image_rgb)
+        now_s = time.perf_counter()
+        self._view.orbit = follow(self._view.orbit, hands, now_s - self._followed_s)
+        self._followed_s = now_s
+        self._draw(picture_rgb, hands, camera)
         is_alive = self._visualizer.poll_events()
         if not is_alive:
             self.close()
@@ -68,12 +104,12 @@ class Window:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _draw(self, image_rgb: np.ndarray) -> None:
+    def _draw(self, picture_rgb: np.ndarray, hands: Sequence[Hand], camera: Camera | None) -> None:
         import open3d as o3d
 
         intrinsic = self._visualizer.get_view_control().convert_to_pinhole_camera_parameters().intrinsic
         height, width = max(1, intrinsic.height), max(1, intrinsic.width)
-        picture = fit_picture(image_rgb, width, height)
+        picture = self._compose(picture_rgb, hands, camera, width, height)
         if self._shown_hw == (height, width):
             np.asarray(self._image)[:] = picture
             self._visualizer.update_geometry(self._image)
@@ -81,6 +117,18 @@ class Window:
         self._visualizer.clear_geometries()
         self._image, self._shown_hw = o3d.geometry.Image(picture), (height, width)
         self._visualizer.add_geometry(self._image)
+
+    def _compose(self, picture_rgb: np.ndarray, hands: Sequence[Hand], camera: Camera | None, width: int, height: int) -> np.ndarray:
+        """(height, width, 3) the whole window."""
+        if self._hand_model is None or camera is None or not self._shows_view or width < 2:
+            return fit_picture(picture_rgb, width, height)
+        left = width // 2
+        view = draw_view(hands, self._hand_model, camera, self._view.orbit, width - left, height)
+        return np.concatenate([fit_picture(picture_rgb, left, height), view], axis=1)
+
+    def _toggle_view(self, _: object) -> bool:
+        self._shows_view = not self._shows_view
+        return False
 
     def _callback(self, name: str) -> Any:
         def remember(_: object) -> bool:
@@ -90,11 +138,59 @@ class Window:
         return remember
 
 
-def open_window(title: str, width: int = 1280, height: int = 960) -> Window:
+class OrbitMouse:
+    """A viewpoint in the user's hand. The methods take GLFW's events and say that these are dealt with.
+
+    Attributes:
+        orbit: where the eye is now.
+    """
+
+    def __init__(self) -> None:
+        self.orbit = Orbit()
+        self._at_px: tuple[float, float] | None = None
+        self._drag: str | None = None
+        self._clicked_s: float | None = None
+
+    def on_button(self, button: int, action: int, modifiers: int, time_s: float) -> bool:
+        """A button went down (action 1) or up (0)."""
+        self._drag = None
+        if action == 1 and button in (_LEFT_BUTTON, _RIGHT_BUTTON):
+            self._drag = "move" if button == _RIGHT_BUTTON or modifiers & _SHIFT_KEY else "turn"
+            if self._drag == "turn" and self._clicked_s is not None and time_s - self._clicked_s < _DOUBLE_CLICK_S:
+                self.reset()
+            self._clicked_s = time_s if self._drag == "turn" else None
+        return True
+
+    def on_move(self, x_px: float, y_px: float) -> bool:
+        """The pointer is now there."""
+        if self._drag is not None and self._at_px is not None:
+            dx, dy = x_px - self._at_px[0], y_px - self._at_px[1]
+            if self._drag == "turn":
+                self.orbit = self.orbit.turned(_TURN_DEG_PER_PX * dx, _TURN_DEG_PER_PX * dy)
+            else:
+                step_m = _MOVE_PER_PX * self.orbit.distance_m
+                self.orbit = self.orbit.moved(step_m * dx, step_m * dy)
+            self._clicked_s = None
+        self._at_px = (x_px, y_px)
+        return True
+
+    def on_scroll(self, notches: float) -> bool:
+        """The wheel was turned; up is positive and comes nearer."""
+        self.orbit = self.orbit.zoomed(_ZOOM_PER_NOTCH**notches)
+        return True
+
+    def reset(self) -> bool:
+        """Take the first viewpoint again."""
+        self.orbit = Orbit()
+        return False
+
+
+def open_window(title: str, hand_model: HandModel | None = None, *, width: int = 1280, height: int = 480) -> Window:
     """Open a window that the user can resize.
 
     Args:
         title: of the window.
+        hand_model: of the hands that are shown; None for a window of pictures alone.
         width, height: its size in pixels at the start.
 
     Raises:
@@ -113,7 +209,7 @@ def open_window(title: str, width: int = 1280, height: int = 960) -> Window:
     if not is_created:
         where = ", ".join(f"{name}={os.environ[name]}" for name in ("DISPLAY", "WAYLAND_DISPLAY") if os.environ.get(name))
         raise NoDisplay(f"Open3D could not open an OpenGL window ({where or sys.platform}); it needs X11 or XWayland on Linux")
-    return Window(visualizer)
+    return Window(visualizer, hand_model)
 
 
 def fit_picture(image_rgb: np.ndarray, width: int, height: int) -> np.ndarray:

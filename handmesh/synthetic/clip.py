@@ -1,8 +1,8 @@
-"""A rendered video of two moving hands before a plain room, as a webcam sees it: the embedded demo clip."""
+"""Rendered videos of hands before a plain room, as a webcam sees them: the embedded demo clip, and any script of poses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from handmesh.errors import UserError
 from handmesh.geometry.camera import camera_from_fov
 from handmesh.geometry.rotation import rotmat_to_rotvec, rotvec_to_rotmat
 from handmesh.hand_model import HandModel
-from handmesh.hand_model.skinning import skin
-from handmesh.skeleton import MANO_JOINTS
+from handmesh.hand_model.skinning import mirror_points, skin
+from handmesh.skeleton import MANO_JOINTS, ROOT
 from handmesh.synthetic import raster
 from handmesh.synthetic.config import SynthConfig
 from handmesh.synthetic.light import Light, gamma_table
@@ -28,7 +28,7 @@ from handmesh.wholefile import replacing
 
 _SUPERSAMPLE = 2
 _DISTANCE_M = 0.46
-_FOV_DEG = 65.0
+CLIP_FOV_DEG = 65.0
 _SECOND_HAND_FROM = 0.45
 _RIGHT_KINDS = ("open", "fist", "point", "pinch", "open", "count", "ok", "open")
 _LEFT_KINDS = ("relaxed", "open", "point", "thumbs_up", "open")
@@ -39,11 +39,18 @@ _CLOTH = plain_material(noise_low=0.05, freq_low=40.0, noise_high=0.1, freq_high
 
 
 @dataclass(frozen=True)
-class _Moment:
-    """One hand: rotations (16, 3, 3), the first in the camera, and where its middle knuckle is (3,)."""
+class Pose:
+    """One hand of a script.
+
+    Attributes:
+        rotmats: (16, 3, 3) of the right-hand model; the first is the hand's in the camera, for a left hand as a mirror x -> -x shows it.
+        place_m: (3,) where its middle knuckle is in the camera.
+        is_right: the side.
+    """
 
     rotmats: np.ndarray
     place_m: np.ndarray
+    is_right: bool
 
 
 def render_clip(
@@ -72,29 +79,51 @@ def render_clip(
 
 def clip_frames(model: HandModel, seed: int, count: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """The frames (H, W, 3) uint8 RGB of `render_clip`."""
-    width, height = size
-    surface = HandSurface.of(model)
     rng = np.random.default_rng([seed, 0])
+    surface = HandSurface.of(model)
     right, left = _keys(rng, surface, _RIGHT_KINDS), _keys(rng, surface, _LEFT_KINDS)
+    return script_frames(surface, (_demo_moment(right, left, frame / max(count - 1, 1)) for frame in range(count)), seed, size)
+
+
+def script_frames(surface: HandSurface, script: Iterable[Sequence[Pose]], seed: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Frames (H, W, 3) uint8 RGB of hands that do what a script says, seen with a field of view of `CLIP_FOV_DEG`.
+
+    Args:
+        script: the hands of each frame.
+        seed: of the room and the skin.
+        size: width and height in pixels.
+    """
+    width, height = size
     room = _room(np.random.default_rng([seed, 1]), width, height)
     light = _room_light()
     material = skin_material(np.random.default_rng([seed, 2]), 0.35, _SKIN)
     material[raster.M_NOISE_LOW], material[raster.M_NOISE_HIGH], material[raster.M_SPECULAR] = 0.05, 0.03, 0.04
     tone = Skin(skin_rgb(0.36, 0.9), material)
-    focal_px = camera_from_fov(width, height, _FOV_DEG).fx * _SUPERSAMPLE
+    focal_px = camera_from_fov(width, height, CLIP_FOV_DEG).fx * _SUPERSAMPLE
     fine = (width * _SUPERSAMPLE, height * _SUPERSAMPLE)
     table = gamma_table()
-    for frame in range(count):
-        t = frame / max(count - 1, 1)
-        meshes = _person(surface, tone, _right_moment(right, t), is_right=True)
-        if t > _SECOND_HAND_FROM:
-            meshes += _person(surface, tone, _left_moment(left, (t - _SECOND_HAND_FROM) / (1 - _SECOND_HAND_FROM)), is_right=False)
+    for poses in script:
+        meshes = [mesh for pose in poses for mesh in _person(surface, tone, pose)]
         picture = draw(surface, meshes, light, focal_px, fine, np.random.default_rng([seed, 3]), _SKIN)
         rgb = cv2.resize(picture.rgb, size, interpolation=cv2.INTER_AREA)
         alpha = cv2.resize(picture.alpha, size, interpolation=cv2.INTER_AREA)
         linear = rgb + room * (1 - alpha)[..., None]
         shown = raster.to_display(linear, np.ones(3, np.float32), table)
         yield cv2.convertScaleAbs(shown, alpha=255)
+
+
+def true_joints_m(model: HandModel, pose: Pose) -> np.ndarray:
+    """(21, 3) where the joints of a pose are in the camera, in `skeleton.JOINTS` order."""
+    joints_m = model.joints(skin(model, pose.rotmats.astype(np.float32), np.zeros(10, np.float32)))
+    joints_m = joints_m - joints_m[ROOT]
+    return (joints_m if pose.is_right else mirror_points(joints_m)) + pose.place_m
+
+
+def _demo_moment(right: list[np.ndarray], left: list[np.ndarray], t: float) -> list[Pose]:
+    poses = [_right_moment(right, t)]
+    if t > _SECOND_HAND_FROM:
+        poses.append(_left_moment(left, (t - _SECOND_HAND_FROM) / (1 - _SECOND_HAND_FROM)))
+    return poses
 
 
 def _keys(rng: np.random.Generator, surface: HandSurface, kinds: tuple[str, ...]) -> list[np.ndarray]:
@@ -112,7 +141,7 @@ def _between(keys: list[np.ndarray], t: float) -> np.ndarray:
     return start @ rotvec_to_rotmat((s * step).astype(np.float32))
 
 
-def _right_moment(keys: list[np.ndarray], t: float) -> _Moment:
+def _right_moment(keys: list[np.ndarray], t: float) -> Pose:
     rotmats = _between(keys, t).copy()
     # A slow wave, and one look at the back of the hand while it is open.
     turned = np.pi * np.exp(-(((t - 0.58) / 0.07) ** 2)) * 0.9
@@ -120,15 +149,14 @@ def _right_moment(keys: list[np.ndarray], t: float) -> _Moment:
     place = np.array(
         [-0.02 - 0.10 * _ease((t - 0.36) / 0.12), 0.0 + 0.02 * np.sin(2 * np.pi * 2 * t), _DISTANCE_M + 0.05 * np.sin(2 * np.pi * 0.8 * t)]
     )
-    return _Moment(rotmats, place)
+    return Pose(rotmats, place, True)
 
 
-def _left_moment(keys: list[np.ndarray], t: float) -> _Moment:
-    """As a right hand in the mirror: x is to be flipped."""
+def _left_moment(keys: list[np.ndarray], t: float) -> Pose:
     rotmats = _between(keys, t).copy()
     rotmats[0] = _turn(0.15 * np.sin(2 * np.pi * 1.2 * t), 0.15 * np.sin(2 * np.pi * t + 1), 0.4 * np.sin(2 * np.pi * 0.9 * t))
     rise = 0.28 * (1 - _ease(t / 0.16))
-    return _Moment(rotmats, np.array([-0.125, rise + 0.01 + 0.015 * np.sin(2 * np.pi * 1.5 * t), _DISTANCE_M + 0.02]))
+    return Pose(rotmats, np.array([0.125, rise + 0.01 + 0.015 * np.sin(2 * np.pi * 1.5 * t), _DISTANCE_M + 0.02]), False)
 
 
 def _turn(in_picture: float, tipped: float, about_forearm: float) -> np.ndarray:
@@ -142,17 +170,17 @@ def _ease(t: float) -> float:
     return t * t * (3 - 2 * t)
 
 
-def _person(surface: HandSurface, tone: Skin, moment: _Moment, is_right: bool) -> list[Mesh]:
+def _person(surface: HandSurface, tone: Skin, pose: Pose) -> list[Mesh]:
     """Hand, forearm and sleeve of one side, placed by the middle knuckle."""
-    vertices_m = skin(surface.drawn, moment.rotmats, np.zeros(10, np.float32))
+    vertices_m = skin(surface.drawn, pose.rotmats, np.zeros(10, np.float32))
     knuckle = (surface.drawn.joint_regressor @ vertices_m)[MANO_JOINTS.index("middle_mcp")]
     vertices_m = vertices_m - knuckle
-    arm = bent_arm(surface, vertices_m, moment.rotmats[0], np.array([0.0, 0.0, 0.12]), np.zeros(3))
+    arm = bent_arm(surface, vertices_m, pose.rotmats[0], np.array([0.0, 0.0, 0.12]), np.zeros(3))
     # The same folds in every frame.
     cloth = sleeve_mesh(np.random.default_rng(1), np.random.default_rng(1), arm, _SLEEVE, 0)
     cloth = replace(cloth, albedo=np.broadcast_to(_CLOTH_RGB, cloth.vertices_m.shape), material=_CLOTH)
     meshes = [hand_mesh(surface, vertices_m, tone), arm_mesh(surface, arm, vertices_m, tone, 0, 0.08), cloth]
-    return [place_mesh(mesh, moment.place_m if is_right else moment.place_m * (-1, 1, 1), not is_right) for mesh in meshes]
+    return [place_mesh(mesh, pose.place_m, not pose.is_right) for mesh in meshes]
 
 
 def _room_light() -> Light:

@@ -1,0 +1,80 @@
+"""From what the network says about a crop to a hand in the picture's camera, and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from handmesh.geometry.camera import project, translation_to_weak_perspective, weak_perspective_to_translation
+from handmesh.geometry.crop import camera_to_crop, crop_to_camera
+from handmesh.geometry.rotation import mirror_rotmat
+from handmesh.hand_model.skinning import HandModel, mirror_points, skin
+from handmesh.records import Camera, Crop, Hand, HandParams, PlacedPose
+from handmesh.skeleton import ROOT, WRIST
+from handmesh.tracking import Track
+
+
+def place_hand(model: HandModel, params: HandParams, crop: Crop, camera: Camera, track: Track) -> Hand:
+    """Pose the model and bring it from the crop into the picture's camera.
+
+    Args:
+        params: what the network said about `crop`.
+        camera: of the full picture.
+        track: whose hand it is.
+    """
+    return pose_hand(model, params_to_pose(params, crop), params, crop, camera, track)
+
+
+def pose_hand(model: HandModel, pose: PlacedPose, params: HandParams, crop: Crop, camera: Camera, track: Track, scale: float = 1.0) -> Hand:
+    """The hand of a pose that has been worked on since the network gave it.
+
+    Args:
+        pose: in the full camera.
+        params: what the network said about `crop`: whether there is a hand, and of which side.
+        camera: of the full picture.
+        track: whose hand it is.
+        scale: makes the hand as much larger, and moves it as much farther away.
+    """
+    precision = model.template_m.dtype
+    vertices_m = skin(model, pose.rotmats.astype(precision), pose.betas.astype(precision))
+    joints_m = model.joints(vertices_m)
+    if crop.is_mirrored:
+        vertices_m, joints_m = mirror_points(vertices_m), mirror_points(joints_m)
+    shift_m = pose.root_m - joints_m[ROOT]
+    vertices_m, joints_m = scale * (vertices_m + shift_m), scale * (joints_m + shift_m)
+    T_camera_wrist = np.eye(4)
+    T_camera_wrist[:3, :3] = mirror_rotmat(pose.rotmats[0]) if crop.is_mirrored else pose.rotmats[0]
+    T_camera_wrist[:3, 3] = joints_m[WRIST]
+    return Hand(
+        vertices_m=vertices_m,
+        joints_m=joints_m,
+        keypoints_px=project(joints_m, camera),
+        T_camera_wrist=T_camera_wrist,
+        params=_pose_to_params(pose, params, crop),
+        box_px=track.box_px,
+        score=track.detection.score * params.presence,
+        is_right=not crop.is_mirrored,
+        track_id=track.id,
+        scale=scale,
+    )
+
+
+def params_to_pose(params: HandParams, crop: Crop) -> PlacedPose:
+    """What the network saw in a crop, in the picture's camera."""
+    root_m = weak_perspective_to_translation(params.camera, crop.camera.fx, crop.camera.width)
+    R_camera_wrist = crop.R_camera_crop @ (mirror_rotmat(params.rotmats[0]) if crop.is_mirrored else params.rotmats[0])
+    return PlacedPose(_with_first(params.rotmats, R_camera_wrist, crop), params.betas, crop_to_camera(root_m, crop), not crop.is_mirrored)
+
+
+def _pose_to_params(pose: PlacedPose, params: HandParams, crop: Crop) -> HandParams:
+    """Inverse of `params_to_pose`; `params` says the rest."""
+    R_camera_wrist = mirror_rotmat(pose.rotmats[0]) if crop.is_mirrored else pose.rotmats[0]
+    rotmats = _with_first(pose.rotmats, crop.R_camera_crop.T @ R_camera_wrist, crop)
+    camera = translation_to_weak_perspective(camera_to_crop(pose.root_m, crop), crop.camera.fx, crop.camera.width)
+    return replace(params, rotmats=rotmats, betas=pose.betas, camera=camera)
+
+
+def _with_first(rotmats: np.ndarray, first: np.ndarray, crop: Crop) -> np.ndarray:
+    """The rotations with another first one, which is given as the hand's own side has it."""
+    return np.concatenate([(mirror_rotmat(first) if crop.is_mirrored else first)[None], rotmats[1:]])

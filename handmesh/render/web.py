@@ -1,0 +1,257 @@
+"""`handmesh-demo --web`: a page for browsers of this computer that shows the hands in space, served by viser.
+
+The page's frame is the camera's: metres, x right, y down, z forward. Nothing on it comes from anywhere but this process.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from handmesh.errors import UserError
+from handmesh.hand_model.articulation import FIRST_JOINTS, FLEXION, POSES, Anatomy, angles_to_rotmats, limits_deg
+from handmesh.hand_model.skinning import HandModel, skin
+from handmesh.records import Camera, Hand
+from handmesh.render.overlay import LEFT_RGB, RIGHT_RGB
+from handmesh.skeleton import FINGERS
+
+if TYPE_CHECKING:
+    import viser
+
+# viser asks nobody who they are.
+HOST = "127.0.0.1"
+Times = Callable[[], Sequence[tuple[str, int, float, float, float]]]
+
+_PICTURE_WIDTH_PX = 480
+_PICTURES_A_SECOND = 12.0
+_TEXTS_A_SECOND = 1.5
+_FRUSTUM_M, _LINE_M = 0.12, 0.002
+_FLOOR_M = 0.25
+# Where the hand model stands and which way: upright, its palm towards the camera.
+_MODEL_PLACE_M = (0.3, 0.1, 0.5)
+_R_CAMERA_MODEL = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+_MODEL_RGB = (170, 175, 185)
+_EYE_M, _LOOK_AT_M = (0.36, -0.2, -0.12), (0.03, 0.04, 0.4)
+
+
+class WebPage:
+    """An open page, made by `open_page`: a screen of the demo's loop. Any number of browsers may look at it, or none."""
+
+    def __init__(
+        self, server: viser.ViserServer, hand_model: HandModel, times: Times, set_smooth: Callable[[float], None] | None, smooth: float
+    ) -> None:
+        self._server = server
+        self._hand_model = hand_model
+        self._times = times
+        self._pressed: deque[str] = deque()
+        self._meshes: dict[tuple[int, bool], Any] = {}
+        self._frustum: Any = None
+        self._camera: Camera | None = None
+        self._painter = ThreadPoolExecutor(1, thread_name_prefix="handmesh page")
+        self._painting: Future[None] | None = None
+        self._painted_s = self._written_s = -np.inf
+        self._shown: object = None
+        self._frames = 0
+        self._is_closed = False
+        self._set_scene()
+        self._picture, self._text = self._set_panel(set_smooth, smooth)
+
+    def show(self, picture_rgb: np.ndarray, hands: Sequence[Hand], camera: Camera) -> str | None:
+        """Bring the page up to date, without waiting; what a slow browser has not fetched yet is replaced, not queued.
+
+        Args:
+            picture_rgb: (H, W, 3) uint8 for the panel.
+            hands: in the frame of `camera`.
+            camera: of the picture.
+
+        Returns:
+            " " for the pause button, "r" for the record button, "s" for the snapshot button, one a call; else None.
+        """
+        self._frames += picture_rgb is not self._shown
+        self._shown = picture_rgb
+        if self._server.get_clients():
+            self._show_hands(hands)
+            self._show_camera(camera)
+            self._show_picture(picture_rgb)
+            self._show_text(len(hands))
+        return self._pressed.popleft() if self._pressed else None
+
+    def close(self) -> None:
+        """Stop serving; a second call does nothing."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._painter.shutdown()
+            self._server.stop()
+
+    def _set_scene(self) -> None:
+        scene = self._server.scene
+        scene.set_up_direction("-y")
+        scene.add_grid("/floor", 2.0, 2.0, plane="xz", cell_size=0.1, section_size=0.5, position=(0.0, _FLOOR_M, 0.5))
+        self._server.initial_camera.position = _EYE_M
+        self._server.initial_camera.look_at = _LOOK_AT_M
+
+    def _set_panel(self, set_smooth: Callable[[float], None] | None, smooth: float) -> tuple[Any, Any]:
+        gui = self._server.gui
+        gui.set_panel_label("handmesh")
+        # Floating panels become a sheet at the lower end of a phone.
+        gui.configure_theme(control_layout="floating", dark_mode=True, show_logo=False, show_share_button=False)
+        picture = gui.add_image(np.zeros((270, _PICTURE_WIDTH_PX, 3), np.uint8), format="jpeg", jpeg_quality=75)
+        pause, record, snapshot, reset = (gui.add_button(label) for label in ("Pause", "Record", "Snapshot", "Reset view"))
+        pause.on_click(lambda _: self._press(" ", pause, ("Pause", "Go on")))
+        record.on_click(lambda _: self._press("r", record, ("Record", "Stop recording")))
+        snapshot.on_click(lambda _: self._pressed.append("s"))
+        reset.on_click(lambda event: _reset_view(event.client))
+        if set_smooth is not None:
+            slider = gui.add_slider("Smoothing", min=0.0, max=1.0, step=0.05, initial_value=float(smooth))
+            slider.on_update(lambda _: set_smooth(float(slider.value)))
+        text = gui.add_markdown("")
+        with gui.add_folder("Hand model", expand_by_default=False):
+            _ModelStand(self._server, self._hand_model)
+        return picture, text
+
+    def _press(self, key: str, button: Any, labels: tuple[str, str]) -> None:
+        self._pressed.append(key)
+        button.label = labels[button.label == labels[0]]
+
+    def _show_hands(self, hands: Sequence[Hand]) -> None:
+        seen = {(hand.track_id, hand.is_right): hand for hand in hands}
+        for key in [key for key in self._meshes if key not in seen]:
+            self._meshes.pop(key).remove()
+        for (track_id, is_right), hand in seen.items():
+            vertices_m = hand.vertices_m.astype(np.float32)
+            if (track_id, is_right) in self._meshes:
+                self._meshes[track_id, is_right].vertices = vertices_m
+                continue
+            colour = _to_bytes(RIGHT_RGB if is_right else LEFT_RGB)
+            name = f"/hands/{'right' if is_right else 'left'}_{track_id}"
+            faces = np.ascontiguousarray(self._hand_model.faces_for(is_right))
+            self._meshes[track_id, is_right] = self._server.scene.add_mesh_simple(name, vertices_m, faces, color=colour)
+
+    def _show_camera(self, camera: Camera) -> None:
+        if camera == self._camera:
+            return
+        self._camera = camera
+        fov_rad = 2 * np.arctan(camera.height / 2 / camera.fy)
+        aspect = camera.width / camera.fx * camera.fy / camera.height
+        self._frustum = self._server.scene.add_camera_frustum(
+            "/camera", float(fov_rad), float(aspect), scale=_FRUSTUM_M, color=(230, 190, 80)
+        )
+
+    def _show_picture(self, picture_rgb: np.ndarray) -> None:
+        """Every so often, and never while the last one is still being made smaller and coded."""
+        now_s = time.perf_counter()
+        if now_s - self._painted_s < 1 / _PICTURES_A_SECOND or (self._painting is not None and not self._painting.done()):
+            return
+        self._painted_s = now_s
+        self._painting = self._painter.submit(self._paint, picture_rgb)
+
+    def _paint(self, picture_rgb: np.ndarray) -> None:
+        height, width = picture_rgb.shape[:2]
+        scale = min(1.0, _PICTURE_WIDTH_PX / width)
+        size = (round(width * scale), max(1, round(height * scale)))
+        self._picture.image = cv2.resize(picture_rgb, size, interpolation=cv2.INTER_AREA)
+
+    def _show_text(self, hands: int) -> None:
+        now_s = time.perf_counter()
+        since_s = now_s - self._written_s
+        if since_s < 1 / _TEXTS_A_SECOND:
+            return
+        rate = self._frames / since_s if np.isfinite(since_s) else 0.0
+        self._written_s, self._frames = now_s, 0
+        rows = "".join(f"| {name} | {median_ms:.1f} | {p95_ms:.1f} |\n" for name, _, median_ms, p95_ms, _ in self._times())
+        what = f"{hands} hand{'' if hands == 1 else 's'}, {rate:.0f} frames/s"
+        self._text.content = f"{what}\n\n| stage | median ms | 95 % ms |\n|---|---:|---:|\n{rows}"
+
+
+class _ModelStand:
+    """The hand model by itself, with sliders for its pose and shape."""
+
+    def __init__(self, server: viser.ViserServer, model: HandModel) -> None:
+        self._server = server
+        self._model = model
+        self._anatomy = Anatomy.of(model)
+        self._mesh: Any = None
+        gui = server.gui
+        self._is_shown = gui.add_checkbox("Show", False)
+        self._pose = gui.add_dropdown("Pose", tuple(POSES), initial_value="relaxed")
+        self._share = gui.add_slider("Of it", min=0.0, max=1.0, step=0.01, initial_value=1.0)
+        self._curls = [gui.add_slider(f"Curl {finger}", min=0.0, max=90.0, step=1.0, initial_value=0.0) for finger in FINGERS]
+        self._betas = [gui.add_slider(name, min=-3.0, max=3.0, step=0.1, initial_value=0.0) for name in model.beta_names]
+        for control in (self._is_shown, self._pose, self._share, *self._curls, *self._betas):
+            control.on_update(lambda _: self._draw())
+
+    def _draw(self) -> None:
+        if not self._is_shown.value:
+            if self._mesh is not None:
+                self._mesh.visible = False
+            return
+        vertices_m = self._vertices_m()
+        if self._mesh is None:
+            faces = np.ascontiguousarray(self._model.faces)
+            self._mesh = self._server.scene.add_mesh_simple("/model", vertices_m, faces, color=_MODEL_RGB, position=_MODEL_PLACE_M)
+        else:
+            self._mesh.vertices, self._mesh.visible = vertices_m, True
+
+    def _vertices_m(self) -> np.ndarray:
+        """(V, 3) f32, upright."""
+        angles_deg = self._share.value * POSES[self._pose.value].angles_deg()
+        for finger, curl in zip(FINGERS, self._curls, strict=True):
+            first = FIRST_JOINTS[finger] - 1
+            angles_deg[first : first + 3, FLEXION] += curl.value
+        rotmats = angles_to_rotmats(self._anatomy, np.clip(angles_deg, *limits_deg()))
+        precision = self._model.template_m.dtype
+        vertices_m = skin(self._model, rotmats.astype(precision), np.array([beta.value for beta in self._betas], precision))
+        return (vertices_m @ _R_CAMERA_MODEL.T).astype(np.float32)
+
+
+def open_page(
+    port: int, hand_model: HandModel, times: Times, set_smooth: Callable[[float], None] | None = None, smooth: float = 0.0
+) -> WebPage:
+    """Serve the page to browsers of this computer.
+
+    Args:
+        port: of `HOST`.
+        hand_model: the model of the hands that will be shown.
+        times: rows of `timing.StageTimes.table`.
+        set_smooth: takes what the smoothing slider says, in 0..1; None for no slider.
+        smooth: where the slider starts.
+
+    Raises:
+        UserError: the port is none, or taken.
+    """
+    if not 1 <= port <= 65535:
+        raise UserError(f"expected --web with a port of 1 to 65535, got {port}")
+    # viser would move on to the next free port without a word that scripts can read.
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise UserError(
+                f"expected a free port for --web, but {port} cannot be had ({error.strerror}); give another: --web PORT"
+            ) from error
+    import viser
+
+    # It greets on stdout, which may be somebody's stream.
+    with redirect_stdout(StringIO()):
+        server = viser.ViserServer(HOST, port, label="handmesh", verbose=False)
+    return WebPage(server, hand_model, times, set_smooth, smooth)
+
+
+def _reset_view(client: Any) -> None:
+    if client is not None:
+        client.camera.position, client.camera.look_at, client.camera.up_direction = _EYE_M, _LOOK_AT_M, (0.0, -1.0, 0.0)
+
+
+def _to_bytes(rgb: np.ndarray) -> tuple[int, int, int]:
+    red, green, blue = (round(255 * float(value)) for value in rgb)
+    return red, green, blue

@@ -1,0 +1,76 @@
+"""From crops to cameras and back; true sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from handmesh.geometry.camera import camera_from_fov, project, unproject
+from handmesh.geometry.crop import look_at_points
+from handmesh.geometry.rotation import rotvec_to_rotmat
+from handmesh.hand_model import load_hand_model
+from handmesh.placement import params_to_pose, place_hand, pose_hand
+from handmesh.records import Camera, Crop, Detection, HandParams
+from handmesh.skeleton import JOINTS, ROOT, WRIST
+from handmesh.tracking import Track
+
+CAMERAS = [camera_from_fov(640, 480, 65), Camera(500, 620, 280.5, 260, 640, 480, (0.1, -0.05, 0.001, 0.002))]
+MIDDLE_TIP = JOINTS.index("middle_tip")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_hand_model("open").astype(np.float64)
+
+
+def _world(camera: Camera, is_right: bool, seed: int = 0) -> tuple[HandParams, Crop, Track]:
+    rng = np.random.default_rng(seed)
+    points_px = rng.uniform((380, 100), (600, 300), (21, 2))
+    crop_camera, R_camera_crop = look_at_points(points_px, camera, 96)
+    crop = Crop(np.zeros((96, 96, 3), np.uint8), crop_camera, R_camera_crop, not is_right)
+    rotmats = rotvec_to_rotmat(rng.normal(0, 0.5, (16, 3)))
+    params = HandParams(rotmats, rng.normal(size=10), np.array([7.0, 0.01, -0.02]), 0.9, 2.0)
+    return params, crop, Track(3, Detection(np.array([380.0, 100, 600, 300]), is_right, 0.8, points_px), 0.0, 1.0 if is_right else -1.0)
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_pose_in_the_camera_is_what_the_network_saw_in_the_crop(model, camera, is_right):
+    params, crop, track = _world(camera, is_right)
+    pose = params_to_pose(params, crop)
+    hand = pose_hand(model, pose, params, crop, camera, track)
+    assert hand.is_right == pose.is_right == is_right and hand.track_id == 3
+    for name in ("rotmats", "betas", "camera"):
+        assert np.allclose(getattr(hand.params, name), getattr(params, name), atol=1e-9)
+    assert np.allclose(hand.joints_m[ROOT], pose.root_m) and np.allclose(hand.T_camera_wrist[:3, 3], hand.joints_m[WRIST])
+    assert np.linalg.det(hand.T_camera_wrist[:3, :3]) == pytest.approx(1)
+    # The crop camera and the full one see the root along the same ray.
+    ray = unproject(project(hand.joints_m[ROOT], camera), camera)
+    assert np.allclose(np.cross(ray, hand.joints_m[ROOT]), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_larger_hand_farther_away_looks_the_same(model, is_right):
+    params, crop, track = _world(CAMERAS[1], is_right)
+    plain = place_hand(model, params, crop, CAMERAS[1], track)
+    large = pose_hand(model, params_to_pose(params, crop), params, crop, CAMERAS[1], track, scale=1.25)
+    assert plain.scale == 1 and large.scale == 1.25
+    assert np.allclose(large.keypoints_px, plain.keypoints_px, atol=1e-6)
+    for name in ("vertices_m", "joints_m"):
+        assert np.allclose(getattr(large, name), 1.25 * getattr(plain, name))
+    assert np.allclose(large.T_camera_wrist[:3, 3], 1.25 * plain.T_camera_wrist[:3, 3])
+    assert np.allclose(large.T_camera_wrist[:3, :3], plain.T_camera_wrist[:3, :3])
+
+
+def test_lengths_and_extents_are_those_of_the_flat_hand(model):
+    from handmesh.hand_model.skinning import skin
+
+    rng = np.random.default_rng(1)
+    flat = np.tile(np.eye(3), (16, 1, 1))
+    for betas in (np.zeros(10), *rng.normal(size=(3, 10))):
+        joints_m = model.joints(skin(model, flat, betas))
+        assert model.length_m(betas) == pytest.approx(np.linalg.norm(joints_m[MIDDLE_TIP] - joints_m[WRIST]))
+    larger = np.eye(10)[model.beta_names.index("size")]
+    assert model.extent_m(larger) / model.extent_m(0 * larger) == pytest.approx(
+        model.length_m(larger) / model.length_m(0 * larger), rel=0.02
+    )
