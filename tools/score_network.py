@@ -32,13 +32,13 @@ from score_video import JitterScores, VideoScores, measure_jitter, measure_video
 
 from handmesh.cli import guard
 from handmesh.errors import UserError
-from handmesh.placement import place_hand
 from handmesh.evaluation.metrics import distances, f_scores, pck_auc
 from handmesh.geometry.alignment import procrustes
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_focal, camera_from_fov
 from handmesh.geometry.crop import CROP_PADDING, crop_box, crop_points, mirror_picture
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.hand_model.skinning import mirror_points, skin_at
+from handmesh.placement import place_hand
 from handmesh.records import Crop, Detection, Hand, HandParams
 from handmesh.runtime import Predictor
 from handmesh.skeleton import ROOT

@@ -13,11 +13,11 @@ from rich.progress import track
 from handmesh.bench.loop import distance_over_box
 from handmesh.detection import HandDetector
 from handmesh.errors import UserError
-from handmesh.placement import place_hand
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov
 from handmesh.geometry.crop import crop_box
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.skinning import skin
+from handmesh.placement import place_hand
 from handmesh.records import Camera, Crop, Detection
 from handmesh.runtime import Predictor
 from handmesh.skeleton import ROOT

@@ -16,9 +16,7 @@ import numpy as np
 from handmesh.errors import UserError
 from handmesh.geometry.rotation import mirror_rotmat, rotmat_to_rotvec
 from handmesh.hand_model.gltf import TRIANGLES, VERTICES, GlbBuffer
-from handmesh.hand_model.meshfile import _GLTF_FROM_CAMERA as GLTF_FROM_CAMERA
-from handmesh.hand_model.meshfile import _SKIN_RGB as SKIN_RGB
-from handmesh.hand_model.meshfile import vertex_normals
+from handmesh.hand_model.meshfile import GLTF_FROM_CAMERA, SKIN_RGB, vertex_normals
 from handmesh.hand_model.skinning import HandModel, mirror_points, shape_hand, skin
 from handmesh.records import Camera
 from handmesh.skeleton import MANO_JOINTS, MANO_PARENTS

@@ -150,12 +150,12 @@ def run_demo(command: DemoCommand) -> None:
         recorder = Recorder(command.output, source, estimator.hand_model) if screen is not None and source.is_stream else None
         wishes = Wishes(command.output, command.mirror, "overlay" in kinds, "mask" in kinds, recorder)
         report = run_loop(source, estimator, cameras.camera, sinks, artist, wishes, screen)
-        if "animation" in kinds and report.frames_with_hands:
-            write_animation(command.output / JSON_LINES, estimator.hand_model, command.output / ANIMATION)
         if report.frames:
             print(summary(report, source, command.output if kinds else None))
         if command.profile:
             print(profile_table(report))
+        if "animation" in kinds and report.frames_with_hands:
+            write_animation(command.output / JSON_LINES, estimator.hand_model, command.output / ANIMATION)
     if report.error is not None:
         raise report.error
     if report.end == "interrupted":

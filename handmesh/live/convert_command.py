@@ -92,7 +92,7 @@ def write_animation(recording: Recording | Path, model: HandModel, path: Path, *
         None, and there is no file, where no frame has a hand.
 
     Raises:
-        UserError: a bad recording, or one of another hand model, or another ending.
+        UserError: a bad recording, or one of another hand model, or another ending, or a disk that cannot be written to.
     """
     if isinstance(recording, Path):
         if recording.is_file() and not recording.stat().st_size:
@@ -103,7 +103,11 @@ def write_animation(recording: Recording | Path, model: HandModel, path: Path, *
         return None
     motions = [track.motion for track in recording.tracks]
     with _progress("animate", sum(len(motion.frames) for motion in motions)) as advance:
-        difference = save_animation(motions, recording.times_s, model, recording.camera, path, correctives=correctives, advance=advance)
+        try:
+            difference = save_animation(motions, recording.times_s, model, recording.camera, path, correctives=correctives, advance=advance)
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise UserError(f"expected to write '{path}', but: {reason}; the recording is whole, turn it with handmesh-convert") from error
     return AnimationReport(difference, path.stat().st_size)
 
 
