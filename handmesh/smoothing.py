@@ -13,8 +13,8 @@ DEFAULT_SMOOTH = 0.5
 
 # Of the filters at `DEFAULT_SMOOTH`, chosen on rendered clips and a real one (LOG.md): the cutoff of what is still in Hz, how much it rises
 # with speed, and the speeds that noise reaches, below which it hardly does. Of joints; of where the hand is seen, then of how far away.
-_TURN_HZ, _TURN_HZ_PER_RAD_S, _TREMBLE_RAD_S = 0.3, 8.0, 3.0
-_PLACE_HZ, _PLACE_HZ_PER_M_S, _TREMBLE_M_S = np.array([0.8, 0.3]), np.array([30.0, 14.0]), np.array([0.02, 0.1])
+_TURN_HZ, _TURN_HZ_PER_RAD_S, _TREMBLE_RAD_S = 0.2, 6.0, 3.0
+_PLACE_HZ, _PLACE_HZ_PER_M_S, _TREMBLE_M_S = np.array([0.7, 0.2]), np.array([30.0, 10.0]), np.array([0.02, 0.1])
 # Of the filter of the speed itself.
 _SPEED_HZ = 2.0
 # The strongest smoothing leaves these shares of the default's cutoffs, of still and of moving hands.
@@ -60,8 +60,8 @@ class HandFilter:
     """One Euro filters (Casiez et al., CHI 2012) of one hand: its 16 rotations as rotations, where it is seen, and its distance.
 
     The cutoffs rise with the square of small speeds rather than with the speed: noise, too, has one. A rotation goes along the shortest way
-    to the new one. The place is split into the direction in which the camera sees it and the
-    logarithm of its distance, because one camera sees the first far better than the second.
+    to the new one. The place is split into the direction in which the camera sees it and the logarithm of its distance, because one camera
+    sees the first far better than the second. The first frames are averaged, so that what the very first one had wrong is soon forgotten.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class HandFilter:
         state = self._state
         dt_s = 0.0 if state is None else time_s - state.time_s
         if state is None or not 0 < dt_s <= _LONGEST_GAP_S or smooth <= 0:
-            self._state = _State(time_s, pose.rotmats, place, pose.rotmats, place, np.zeros((16, 3)), np.zeros(3))
+            self._state = _State(time_s, pose.rotmats, place, pose.rotmats, place, np.zeros((16, 3)), np.zeros(3), 1)
             return pose
         still, moving = _strengths(smooth)
         # The speed of what is measured, not of what is shown: the lag of the second would pass for motion.
@@ -88,18 +88,19 @@ class HandFilter:
         drift_s = state.drift_s + share * ((place - state.seen_place) / dt_s - state.drift_s)
 
         turn_hz = still * _TURN_HZ + moving * _TURN_HZ_PER_RAD_S * _above(np.linalg.norm(spin_rad_s, axis=1), _TREMBLE_RAD_S)
-        rotmats = state.rotmats @ rotvec_to_rotmat(_share(turn_hz, dt_s)[:, None] * _turn(state.rotmats, pose.rotmats))
+        least = 1 / (state.frames + 1)
+        rotmats = state.rotmats @ rotvec_to_rotmat(np.maximum(least, _share(turn_hz, dt_s))[:, None] * _turn(state.rotmats, pose.rotmats))
         speed_m_s = pose.root_m[2] * np.array([np.hypot(drift_s[0], drift_s[1]), abs(drift_s[2])])
         aim_hz, depth_hz = still * _PLACE_HZ + moving * _PLACE_HZ_PER_M_S * _above(speed_m_s, _TREMBLE_M_S)
-        shown = state.place + _share(np.array([aim_hz, aim_hz, depth_hz]), dt_s) * (place - state.place)
-        self._state = _State(time_s, rotmats, shown, pose.rotmats, place, spin_rad_s, drift_s)
+        shown = state.place + np.maximum(least, _share(np.array([aim_hz, aim_hz, depth_hz]), dt_s)) * (place - state.place)
+        self._state = _State(time_s, rotmats, shown, pose.rotmats, place, spin_rad_s, drift_s, state.frames + 1)
         z_m = np.exp(shown[2])
         return replace(pose, rotmats=rotmats, root_m=np.array([shown[0] * z_m, shown[1] * z_m, z_m]))
 
 
 @dataclass(frozen=True)
 class _State:
-    """After a frame: rotations and place as shown and as measured ("seen"), and the filtered speeds of the second."""
+    """After so many frames: rotations and place as shown and as measured ("seen"), and the filtered speeds of the second."""
 
     time_s: float
     rotmats: np.ndarray
@@ -108,6 +109,7 @@ class _State:
     seen_place: np.ndarray
     spin_rad_s: np.ndarray
     drift_s: np.ndarray
+    frames: int
 
 
 def _strengths(smooth: float) -> tuple[float, float]:

@@ -105,6 +105,14 @@ def test_a_hand_that_was_away_starts_anew():
     assert hand_filter(STILL, 0.0, 1.0) is STILL
 
 
+def test_what_the_first_frame_had_wrong_is_soon_forgotten():
+    wrong = replace(STILL, rotmats=STILL.rotmats @ rotvec_to_rotmat(np.full((16, 3), 0.05)), root_m=STILL.root_m + (0.0, 0.0, 0.005))
+    shown = _filtered([wrong] + [STILL] * 29, 1.0)[-1]
+    # As in a mean of 30 frames.
+    assert 0 < shown.root_m[2] - STILL.root_m[2] < 0.005 / 20
+    assert np.linalg.norm(rotmat_to_rotvec(np.swapaxes(STILL.rotmats, -1, -2) @ shown.rotmats), axis=1).max() < 0.05 * 3**0.5 / 20
+
+
 def test_the_shape_is_the_mean_of_a_sure_second_and_then_held():
     shape, rng = ShapeEstimate(), np.random.default_rng(0)
     seen = rng.normal(size=(60, 10))
