@@ -131,7 +131,9 @@ class HandMeshEstimator:
         # A tracker of its own: nothing is carried from one picture to the next.
         tracks = Tracker().update(detections, 0.0)
         sights = self._look(image_rgb, camera, tracks, [track.points_px for track in tracks])
-        return [self._at_true_size(sight, camera) for sight in self._look_again(image_rgb, camera, sights)]
+        sights = self._look_again(image_rgb, camera, sights)
+        with self.times.stage("mesh"):
+            return [self._as_seen(sight, camera) for sight in sights]
 
     def track(self, image_rgb: np.ndarray, time_s: float, camera: Camera | None = None) -> list[Hand]:
         """The hands of the next frame of a video, from left to right.
@@ -246,7 +248,7 @@ class HandMeshEstimator:
         return self._look(image_rgb, camera, [sight.track for sight in sights], points_px)
 
     def _look(self, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track], points_px: Sequence[np.ndarray | None]) -> list[_Sight]:
-        """Crop around points (or the detection's box), predict all crops together, and pose the model."""
+        """Crop around points (or the detection's box), predict all crops together, and pose the model's joints."""
         if not tracks:
             return []
         size = self._predictor.info.input_size_px
@@ -261,7 +263,7 @@ class HandMeshEstimator:
             predictions = self._predictor(np.stack([crop.image for crop in crops]))
         with self.times.stage("mesh"):
             return [
-                _Sight(track, crop, place_hand(self.hand_model, params, crop, camera, track), params)
+                _Sight(track, crop, place_hand(self.hand_model.for_joints, params, crop, camera, track), params)
                 for track, crop, params in zip(tracks, crops, predictions, strict=True)
             ]
 
@@ -276,9 +278,8 @@ class HandMeshEstimator:
         memory.time_s = time_s
         return pose_hand(self.hand_model, pose, sight.params, sight.crop, camera, sight.track, self._scale_of(betas))
 
-    def _at_true_size(self, sight: _Sight, camera: Camera) -> Hand:
-        if self._hand_length_m is None:
-            return sight.hand
+    def _as_seen(self, sight: _Sight, camera: Camera) -> Hand:
+        """The hand as the network saw it, at its true size."""
         pose = params_to_pose(sight.params, sight.crop)
         return pose_hand(self.hand_model, pose, sight.params, sight.crop, camera, sight.track, self._scale_of(pose.betas))
 
@@ -288,7 +289,7 @@ class HandMeshEstimator:
 
 @dataclass(frozen=True)
 class _Sight:
-    """A track's crop and what the network saw in it, as it is."""
+    """A track's crop and what the network saw in it, as it is; the vertices of `hand` are those of `HandModel.for_joints`."""
 
     track: Track
     crop: Crop

@@ -82,14 +82,16 @@ class HandFilter:
             self._state = _State(time_s, pose.rotmats, place, pose.rotmats, place, np.zeros((16, 3)), np.zeros(3), 1)
             return pose
         still, moving = _strengths(smooth)
+        # From what was measured before, and from what was shown, to what is measured now.
+        turns = _turn(np.stack([state.seen_rotmats, state.rotmats]), pose.rotmats)
         # The speed of what is measured, not of what is shown: the lag of the second would pass for motion.
         share = _share(_SPEED_HZ, dt_s)
-        spin_rad_s = state.spin_rad_s + share * (_turn(state.seen_rotmats, pose.rotmats) / dt_s - state.spin_rad_s)
+        spin_rad_s = state.spin_rad_s + share * (turns[0] / dt_s - state.spin_rad_s)
         drift_s = state.drift_s + share * ((place - state.seen_place) / dt_s - state.drift_s)
 
         turn_hz = still * _TURN_HZ + moving * _TURN_HZ_PER_RAD_S * _above(np.linalg.norm(spin_rad_s, axis=1), _TREMBLE_RAD_S)
         least = 1 / (state.frames + 1)
-        rotmats = state.rotmats @ rotvec_to_rotmat(np.maximum(least, _share(turn_hz, dt_s))[:, None] * _turn(state.rotmats, pose.rotmats))
+        rotmats = state.rotmats @ rotvec_to_rotmat(np.maximum(least, _share(turn_hz, dt_s))[:, None] * turns[1])
         speed_m_s = pose.root_m[2] * np.array([np.hypot(drift_s[0], drift_s[1]), abs(drift_s[2])])
         aim_hz, depth_hz = still * _PLACE_HZ + moving * _PLACE_HZ_PER_M_S * _above(speed_m_s, _TREMBLE_M_S)
         shown = state.place + np.maximum(least, _share(np.array([aim_hz, aim_hz, depth_hz]), dt_s)) * (place - state.place)
@@ -130,7 +132,7 @@ def _above(speed: np.ndarray, tremble: np.ndarray | float) -> np.ndarray:
 
 
 def _turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """(16, 3) rotation vectors from one rotation to the other."""
+    """(..., 16, 3) rotation vectors from one rotation to the other."""
     return rotmat_to_rotvec(np.swapaxes(start, -1, -2) @ end)
 
 
