@@ -57,7 +57,7 @@ def random_rotvecs(batch: tuple[int, ...], angle_rad: float, seed: int = 0) -> n
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("angle_rad", [0.0, 1e-12, 1e-7, 1e-3, 1.0, 3.0, np.pi - 1e-7])
+@pytest.mark.parametrize("angle_rad", [0.0, 1e-12, 1e-7, 1e-3, 1.0, 2.6, 3.0, np.pi - 1e-7])
 def test_rotvec_round_trip(batch: tuple[int, ...], angle_rad: float) -> None:
     rotvecs = random_rotvecs(batch, angle_rad)
     rotmats = rotvec_to_rotmat(rotvecs)

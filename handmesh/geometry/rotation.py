@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+# Twice the cosine of 154 degrees: beyond that the sine loses digits.
+_NEAR_HALF_TURN = -1.8
+
 
 def rotvec_to_rotmat(rotvec: np.ndarray) -> np.ndarray:
     """Rodrigues' formula, exact to rounding at zero angle.
@@ -24,7 +27,7 @@ def rotvec_to_rotmat(rotvec: np.ndarray) -> np.ndarray:
 
 
 def rotmat_to_rotvec(rotmat: np.ndarray) -> np.ndarray:
-    """Inverse of `rotvec_to_rotmat`, through the quaternion with the largest component (stable at 0 and pi).
+    """Inverse of `rotvec_to_rotmat`, stable at 0 and pi.
 
     Args:
         rotmat: (..., 3, 3).
@@ -33,7 +36,20 @@ def rotmat_to_rotvec(rotmat: np.ndarray) -> np.ndarray:
         (..., 3) with angle in 0..pi.
     """
     rotmat = np.asarray(rotmat)
-    m = np.moveaxis(rotmat.reshape(*rotmat.shape[:-2], 9), -1, 0)
+    m = rotmat.reshape(*rotmat.shape[:-2], 9)
+    twice_cosine = m[..., 0] + m[..., 4] + m[..., 8] - 1
+    if twice_cosine.size and twice_cosine.min() < _NEAR_HALF_TURN:
+        return _rotmat_to_rotvec_anywhere(m)
+    # The difference to the transpose is twice the sine times the axis.
+    axis = m[..., [7, 2, 3]] - m[..., [5, 6, 1]]
+    twice_sine = np.sqrt((axis * axis).sum(axis=-1))
+    angle = np.arctan2(twice_sine, twice_cosine)
+    return axis * np.where(twice_sine > 1e-12, angle / np.maximum(twice_sine, 1e-12), 0.5)[..., None]
+
+
+def _rotmat_to_rotvec_anywhere(rows: np.ndarray) -> np.ndarray:
+    """(..., 9) to (..., 3) through the quaternion with the largest component: near half a turn, too, where the sine says little."""
+    m = np.moveaxis(rows, -1, 0)
     # Four times the outer product q q^T (w, x, y, z); each row is proportional to q. Shepperd 1978.
     outer = np.stack(
         [
@@ -43,7 +59,7 @@ def rotmat_to_rotvec(rotmat: np.ndarray) -> np.ndarray:
             *(m[3] - m[1], m[2] + m[6], m[5] + m[7], 1 - m[0] - m[4] + m[8]),
         ],
         axis=-1,
-    ).reshape(*rotmat.shape[:-2], 4, 4)
+    ).reshape(*rows.shape[:-1], 4, 4)
     best = np.argmax(np.diagonal(outer, axis1=-2, axis2=-1), axis=-1)
     quat = np.take_along_axis(outer, best[..., None, None], axis=-2)[..., 0, :]
     quat = quat / np.linalg.norm(quat, axis=-1, keepdims=True)
