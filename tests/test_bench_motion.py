@@ -115,10 +115,12 @@ def test_two_hands_that_cross_keep_their_identities(studio, monkeypatch):
 
 
 def test_a_still_hand_is_steadier_and_still_in_time(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(motion_module, "_STILL_FRAMES", 120)
+    monkeypatch.setattr(motion_module, "_STILL_FRAMES", 100)
+    monkeypatch.setattr(motion_module, "STILL_POSES", ("open", "relaxed"))
     monkeypatch.setattr(motion_module, "_SWEEP_FRAMES", 60)
     report = run_smoothing(SmoothingCommand((0.0, 0.5), tmp_path))
     off, default = report.rows
+    assert default["worst_jitter_mm"] >= default["jitter_mm"]
     assert default["jitter_mm"] < off["jitter_mm"] / 2 and default["relative_jitter_mm"] < off["relative_jitter_mm"]
     assert abs(off["lag_ms"]) < 10 and default["lag_ms"] < 40 and default["depth_lag_ms"] < 40
     assert json.loads((tmp_path / "smoothing.json").read_text())["rows"] == report.rows

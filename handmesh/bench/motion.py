@@ -23,9 +23,10 @@ CAMERA = camera_from_fov(*SIZE, CLIP_FOV_DEG)
 # Standard deviation of a webcam's noise indoors, in 0..255.
 NOISE = 4.0
 SPEED_M_S = 1.0
+STILL_POSES = ("open", "relaxed", "fist", "point")
 # Filters and the shape have settled by then.
 _SETTLED_S = 2.0
-_STILL_FRAMES, _SWEEP_FRAMES, _CROSSING_FRAMES, _LEAVING_FRAMES = 300, 150, 150, 150
+_STILL_FRAMES, _SWEEP_FRAMES, _CROSSING_FRAMES, _LEAVING_FRAMES = 210, 150, 150, 150
 # A sweep goes one way in 0.32 s: a lag beyond half of that could as well be a lead.
 _LONGEST_LAG_S = 0.15
 # A hand with more of its joints in the open than this should be seen.
@@ -47,14 +48,16 @@ class Steadiness:
     """One strength of smoothing.
 
     Attributes:
-        jitter_mm: root mean square distance of a still hand's joints from their mean, in the camera.
+        jitter_mm: root mean square distance of a still open hand's joints from their mean, in the camera.
         relative_jitter_mm: the same of joints relative to the middle knuckle.
+        worst_jitter_mm: as `jitter_mm`, of the shakiest of `STILL_POSES`.
         lag_ms, depth_lag_ms: how late a hand at 1 m/s is, across the picture and along the view.
     """
 
     smooth: float
     jitter_mm: float
     relative_jitter_mm: float
+    worst_jitter_mm: float
     lag_ms: float
     depth_lag_ms: float
 
@@ -88,9 +91,9 @@ class Studio:
         self._model = model
         self._surface = HandSurface.of(model)
 
-    def still(self) -> Clip:
+    def still(self, kind: str) -> Clip:
         """A hand that does not move: one frame, shown again and again."""
-        (moment,) = still_hand(self._surface, 1)
+        (moment,) = still_hand(self._surface, 1, kind)
         (frame,) = script_frames(self._surface, [moment], 0, SIZE)
         return Clip([frame] * _STILL_FRAMES, [moment] * _STILL_FRAMES)
 
@@ -106,15 +109,11 @@ class Studio:
         """Two hands, of which one leaves and comes back."""
         return self._clip(list(leaving_hand(self._surface, _LEAVING_FRAMES, FPS, seed=seed)), seed)
 
-    def steadiness(self, smooth: float, still: Clip, across: Clip, along: Clip) -> Steadiness:
-        """Follow one hand in three clips with this much smoothing."""
-        joints_m = np.array([hands[0].joints_m for _, hands in self._follow(still, smooth, 0) if hands])[round(FPS * _SETTLED_S) :]
-        relative_m = joints_m - joints_m[:, ROOT, None]
-        return Steadiness(
-            smooth,
-            *(1e3 * float(np.sqrt(((each - each.mean(axis=0)) ** 2).sum(axis=-1).mean())) for each in (joints_m, relative_m)),
-            *(1e3 * self._lag_s(clip, smooth, axis) for clip, axis in ((across, 0), (along, 2))),
-        )
+    def steadiness(self, smooth: float, stills: Sequence[Clip], across: Clip, along: Clip) -> Steadiness:
+        """Follow one hand in each clip with this much smoothing; the first of `stills` is of the open hand."""
+        jitters_mm = [self._jitter_mm(clip, smooth) for clip in stills]
+        lags_ms = [1e3 * self._lag_s(clip, smooth, axis) for clip, axis in ((across, 0), (along, 2))]
+        return Steadiness(smooth, *jitters_mm[0], max(in_camera for in_camera, _ in jitters_mm), *lags_ms)
 
     def identities(self, clip: Clip, smooth: float, seed: int) -> Identities:
         """Hold the hands of every frame against the truth."""
@@ -149,6 +148,15 @@ class Studio:
             for index, frame in enumerate(clip.frames):
                 noise = rng.normal(0, NOISE, frame.shape)
                 yield index, estimator.track(cv2.convertScaleAbs(np.maximum(frame + noise, 0)), index / FPS)
+
+    def _jitter_mm(self, clip: Clip, smooth: float) -> tuple[float, float]:
+        """In the camera, and relative to the middle knuckle."""
+        joints_m = np.array([hands[0].joints_m for _, hands in self._follow(clip, smooth, 0) if hands])[round(FPS * _SETTLED_S) :]
+
+        def spread_mm(points_m: np.ndarray) -> float:
+            return 1e3 * float(np.sqrt(((points_m - points_m.mean(axis=0)) ** 2).sum(axis=-1).mean()))
+
+        return spread_mm(joints_m), spread_mm(joints_m - joints_m[:, ROOT, None])
 
     def _lag_s(self, clip: Clip, smooth: float, axis: int) -> float:
         """The delay of the truth that fits the hand's path best, up to an offset and a factor."""

@@ -15,6 +15,7 @@ _SMOOTHING_COLUMNS = {
     "smooth": "--smooth",
     "jitter_mm": "jitter mm",
     "relative_jitter_mm": "of the pose mm",
+    "worst_jitter_mm": "shakiest pose mm",
     "lag_ms": "lag ms",
     "depth_lag_ms": "in depth ms",
 }
@@ -35,7 +36,8 @@ _MOST_JITTER_MM, _MOST_LAG_MS = 0.5, 40.0
 class SmoothingCommand:
     """How steady a still hand is, and how late one at 1 m/s: rendered clips with a webcam's noise, 30 frames/s, for each --smooth.
 
-    Writes smoothing.json and smoothing.png. Jitter is the root mean square of joints about their mean; lag is the delay that fits best.
+    Writes smoothing.json and smoothing.png. Jitter is the root mean square distance of joints from their mean, of an open hand and of the
+    shakiest of four poses; lag is the delay that fits best.
     """
 
     strengths: tuple[float, ...] = (0.0, 0.25, DEFAULT_SMOOTH, 0.75, 1.0)
@@ -73,12 +75,13 @@ def run_smoothing(command: SmoothingCommand) -> Report:
 
     from rich.progress import track
 
-    from handmesh.bench.motion import Studio
+    from handmesh.bench.motion import STILL_POSES, Studio
     from handmesh.hand_model import load_hand_model
 
     studio = Studio(load_hand_model("open"))
-    clips = [make() for make in track([studio.still, lambda: studio.sweep(0), lambda: studio.sweep(2)], "rendering")]
-    rows = [asdict(studio.steadiness(smooth, *clips)) for smooth in track(command.strengths, "following")]
+    stills = [studio.still(kind) for kind in STILL_POSES]
+    sweeps = [studio.sweep(axis) for axis in track((0, 2), "rendering")]
+    rows = [asdict(studio.steadiness(smooth, stills, *sweeps)) for smooth in track(command.strengths, "following")]
     report = Report("smoothing", config_to_dict(command), rows)
     default = next((row for row in rows if row["smooth"] == DEFAULT_SMOOTH), None)
     if default is not None:
@@ -129,7 +132,8 @@ def draw_smoothing(report: Report, path: Path) -> None:
     with canvas.figure(path, 1, 2, 4.2) as ((across, along),):
         for axis, key, title in ((across, "lag_ms", "across the picture"), (along, "depth_lag_ms", "along the view")):
             x, y = [row[key] for row in report.rows], [row["jitter_mm"] for row in report.rows]
-            axis.plot(x, y, "o-", color=canvas.STRONG)
+            axis.plot(x, y, "o-", color=canvas.STRONG, label="open hand")
+            axis.plot(x, [row["worst_jitter_mm"] for row in report.rows], ".:", color=canvas.PALE, label="shakiest of four poses")
             for row, lag_ms, jitter_mm in zip(report.rows, x, y, strict=True):
                 canvas.label(axis, lag_ms, jitter_mm, _name(row["smooth"]))
             axis.axhline(_MOST_JITTER_MM, color=canvas.PALE, linewidth=1)
@@ -139,6 +143,7 @@ def draw_smoothing(report: Report, path: Path) -> None:
             axis.set_ylim(bottom=0)
             axis.margins(x=0.25)
             axis.set_title(title)
+            axis.legend(frameon=False)
 
 
 def _name(smooth: float) -> str:
