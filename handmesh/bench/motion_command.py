@@ -30,6 +30,7 @@ _TRACKING_COLUMNS = {
     "strays": "strays",
 }
 _MOST_JITTER_MM, _MOST_LAG_MS = 0.5, 40.0
+_TICKS_MM = (0.1, 0.2, 0.5, 1, 2, 5)
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,9 @@ def draw_smoothing(report: Report, path: Path) -> None:
             axis.axvline(_MOST_LAG_MS, color=canvas.PALE, linewidth=1)
             axis.set_xlabel("lag of a hand at 1 m/s [ms]")
             axis.set_ylabel("jitter of a still hand [mm RMS]")
-            axis.set_ylim(bottom=0)
+            axis.set_yscale("log")
+            axis.set_yticks(_TICKS_MM, map(str, _TICKS_MM))
+            axis.minorticks_off()
             axis.margins(x=0.25)
             axis.set_title(title)
             axis.legend(frameon=False)
