@@ -75,7 +75,7 @@ class StageTimes:
         """
         if name not in self._stages:
             raise KeyError(name)
-        return tuple(1e3 * float(value) for value in np.percentile(self._stages[name].newest_s, percents))
+        return tuple(1e3 * float(value) for value in np.percentile(list(self._stages[name].newest_s), percents))
 
     def clear(self) -> None:
         """Forget all stages."""
@@ -83,9 +83,11 @@ class StageTimes:
 
     def table(self) -> list[tuple[str, int, float, float, float]]:
         """Rows of (stage, calls, median ms, 95th percentile ms, share of all stages' time in 0..1)."""
-        total_s = sum(stage.total_s for stage in self._stages.values()) or 1.0
+        # Copies, made in one step each: other threads go on counting.
+        stages = list(self._stages.items())
+        total_s = sum(stage.total_s for _, stage in stages) or 1.0
         rows = []
-        for name, stage in self._stages.items():
+        for name, stage in stages:
             median_ms, p95_ms = self.percentiles_ms(name, (50, 95))
             rows.append((name, stage.calls, median_ms, p95_ms, stage.total_s / total_s))
         return rows

@@ -20,13 +20,14 @@ from handmesh.geometry.camera import ASSUMED_FOV_DEG
 from handmesh.hand_model.assets import ASSETS
 from handmesh.live.convert_command import write_animation
 from handmesh.live.intrinsics import CameraChoice
-from handmesh.live.loop import Artist, LoopReport, Screen, Wishes, run_loop
+from handmesh.live.loop import Artist, LoopReport, Screen, Wishes, merge_times, run_loop
 from handmesh.live.recorder import Recorder
 from handmesh.live.sinks import ANIMATION, JSON_LINES, open_sinks, parse_kinds, prepare_output
 from handmesh.live.sources import Source, open_source
 from handmesh.live.stream import STDOUT, open_stream, parse_stream
 from handmesh.runtime import Precision, Runtime
 from handmesh.smoothing import DEFAULT_SMOOTH
+from handmesh.timing import StageTimes
 
 if TYPE_CHECKING:
     from handmesh.estimator import HandMeshEstimator
@@ -137,7 +138,8 @@ def run_demo(command: DemoCommand) -> None:
                 stack.enter_context(redirect_stdout(sys.stderr))
         if not cameras.is_known:
             print(f"camera unknown: assuming a field of view of {ASSUMED_FOV_DEG:g} degrees (set --fov, --focal or --intrinsics)")
-        screen = _open_screen(command, estimator)
+        times = StageTimes()
+        screen = _open_screen(command, estimator, times)
         draws = screen is not None or bool({"overlay", "mask"} & set(kinds))
         with ThreadPoolExecutor(1) as thread:
             if draws and source.is_stream:
@@ -148,7 +150,7 @@ def run_demo(command: DemoCommand) -> None:
         # Nobody needs the plain picture after its hands are known.
         artist = Artist(partial(draw_overlay, in_place=True), draw_mask)
         recorder = Recorder(command.output, source, estimator.hand_model) if screen is not None and source.is_stream else None
-        wishes = Wishes(command.output, command.mirror, "overlay" in kinds, "mask" in kinds, recorder)
+        wishes = Wishes(command.output, command.mirror, "overlay" in kinds, "mask" in kinds, recorder, times=times)
         report = run_loop(source, estimator, cameras.camera, sinks, artist, wishes, screen)
         if report.frames:
             print(summary(report, source, command.output if kinds else None))
@@ -219,14 +221,17 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     return sides
 
 
-def _open_screen(command: DemoCommand, estimator: HandMeshEstimator) -> Screen | None:
+def _open_screen(command: DemoCommand, estimator: HandMeshEstimator, times: StageTimes) -> Screen | None:
     if command.web is not None:
         from handmesh.render.web import open_page
 
         def set_smooth(smooth: float) -> None:
             estimator.smooth = smooth
 
-        page = open_page(command.web, estimator.hand_model, estimator.times.table, set_smooth, command.smooth)
+        def table() -> list[tuple[str, int, float, float, float]]:
+            return merge_times(times, estimator.times).table()
+
+        page = open_page(command.web, estimator.hand_model, table, set_smooth, command.smooth)
         print(f"open http://127.0.0.1:{command.web} in a browser of this computer; Ctrl-C ends")
         return page
     if command.no_window:

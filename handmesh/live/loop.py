@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -80,6 +80,7 @@ class Wishes:
         draws_mask: masks are needed.
         recorder: what "r" starts and stops; None where nothing can be recorded.
         say: tells the user.
+        times: the loop's stages are counted here.
     """
 
     output: Path
@@ -88,6 +89,7 @@ class Wishes:
     draws_mask: bool = False
     recorder: Recorder | None = None
     say: Callable[[str], None] = print
+    times: StageTimes = field(default_factory=StageTimes)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def run_loop(
     except ReaderLeft:
         end = "quit"
     duration_s = (loop.idle_from_s or time.perf_counter()) - start
-    return LoopReport(loop.frames, loop.frames_with_hands, duration_s, end, error, _merge_times(loop.times, estimator.times), loop.latency)
+    return LoopReport(loop.frames, loop.frames_with_hands, duration_s, end, error, merge_times(loop.times, estimator.times), loop.latency)
 
 
 class _Loop:
@@ -159,7 +161,7 @@ class _Loop:
         wishes: Wishes,
         screen: Screen | None,
     ) -> None:
-        self.times = StageTimes()
+        self.times = wishes.times
         self.latency = StageTimes()
         self.frames = 0
         self.frames_with_hands = 0
@@ -301,7 +303,7 @@ def _disk_errors(output: Path) -> Iterator[None]:
         raise UserError(f"cannot write to {output}: {reason}; what is there can be read, make room and run again") from error
 
 
-def _merge_times(loop: StageTimes, estimator: StageTimes) -> StageTimes:
+def merge_times(loop: StageTimes, estimator: StageTimes) -> StageTimes:
     """All stages in the order in which a frame meets them."""
     merged = StageTimes()
     merged.include(loop, "read")

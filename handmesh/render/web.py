@@ -37,10 +37,16 @@ _TEXTS_A_SECOND = 1.5
 _FRUSTUM_M, _LINE_M = 0.12, 0.002
 _FLOOR_M = 0.25
 # Where the hand model stands and which way: upright, its palm towards the camera.
-_MODEL_PLACE_M = (0.3, 0.1, 0.5)
+_MODEL_PLACE_M = (-0.2, 0.1, 0.55)
 _R_CAMERA_MODEL = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 _MODEL_RGB = (170, 175, 185)
-_EYE_M, _LOOK_AT_M = (0.36, -0.2, -0.12), (0.03, 0.04, 0.4)
+_RESET = "Reset view"
+_BUTTONS = ("Pause", "Record", "Snapshot", _RESET)
+_WHILE_ON = ("Go on", "Stop", "Snapshot", _RESET)
+_KEYS = (" ", "r", "s")
+# Eye and what it looks at. Where the window is upright, as on a phone, the panel covers its lower part: the hands come above it.
+_VIEW_M = (0.26, -0.14, 0.0), (0.06, 0.02, 0.43)
+_UPRIGHT_VIEW_M = (0.2, -0.2, -0.3), (0.01, 0.34, 0.45)
 
 
 class WebPage:
@@ -90,14 +96,15 @@ class WebPage:
         if not self._is_closed:
             self._is_closed = True
             self._painter.shutdown()
-            self._server.stop()
+            with _viser_silent():
+                self._server.stop()
 
     def _set_scene(self) -> None:
         scene = self._server.scene
         scene.set_up_direction("-y")
         scene.add_grid("/floor", 2.0, 2.0, plane="xz", cell_size=0.1, section_size=0.5, position=(0.0, _FLOOR_M, 0.5))
-        self._server.initial_camera.position = _EYE_M
-        self._server.initial_camera.look_at = _LOOK_AT_M
+        self._server.initial_camera.position, self._server.initial_camera.look_at = _VIEW_M
+        self._server.on_client_connect(_reset_view)
 
     def _set_panel(self, set_smooth: Callable[[float], None] | None, smooth: float) -> tuple[Any, Any]:
         gui = self._server.gui
@@ -105,11 +112,8 @@ class WebPage:
         # Floating panels become a sheet at the lower end of a phone.
         gui.configure_theme(control_layout="floating", dark_mode=True, show_logo=False, show_share_button=False)
         picture = gui.add_image(np.zeros((270, _PICTURE_WIDTH_PX, 3), np.uint8), format="jpeg", jpeg_quality=75)
-        pause, record, snapshot, reset = (gui.add_button(label) for label in ("Pause", "Record", "Snapshot", "Reset view"))
-        pause.on_click(lambda _: self._press(" ", pause, ("Pause", "Go on")))
-        record.on_click(lambda _: self._press("r", record, ("Record", "Stop recording")))
-        snapshot.on_click(lambda _: self._pressed.append("s"))
-        reset.on_click(lambda event: _reset_view(event.client))
+        self._buttons = gui.add_button_group("", _BUTTONS)
+        self._buttons.on_click(lambda event: self._click(event.target.value, event.client))
         if set_smooth is not None:
             slider = gui.add_slider("Smoothing", min=0.0, max=1.0, step=0.05, initial_value=float(smooth))
             slider.on_update(lambda _: set_smooth(float(slider.value)))
@@ -118,9 +122,17 @@ class WebPage:
             _ModelStand(self._server, self._hand_model)
         return picture, text
 
-    def _press(self, key: str, button: Any, labels: tuple[str, str]) -> None:
-        self._pressed.append(key)
-        button.label = labels[button.label == labels[0]]
+    def _click(self, label: str, client: Any) -> None:
+        if label == _RESET:
+            if client is not None:
+                _reset_view(client)
+            return
+        index = self._buttons.options.index(label)
+        self._pressed.append(_KEYS[index])
+        # "Pause" becomes "Go on", and so on.
+        options = list(self._buttons.options)
+        options[index] = (_BUTTONS if label == _WHILE_ON[index] else _WHILE_ON)[index]
+        self._buttons.options = tuple(options)
 
     def _show_hands(self, hands: Sequence[Hand]) -> None:
         seen = {(hand.track_id, hand.is_right): hand for hand in hands}
@@ -143,7 +155,7 @@ class WebPage:
         fov_rad = 2 * np.arctan(camera.height / 2 / camera.fy)
         aspect = camera.width / camera.fx * camera.fy / camera.height
         self._frustum = self._server.scene.add_camera_frustum(
-            "/camera", float(fov_rad), float(aspect), scale=_FRUSTUM_M, color=(230, 190, 80)
+            "/camera", float(fov_rad), float(aspect), scale=_FRUSTUM_M, thickness=_LINE_M, color=(230, 190, 80)
         )
 
     def _show_picture(self, picture_rgb: np.ndarray) -> None:
@@ -183,7 +195,7 @@ class _ModelStand:
         gui = server.gui
         self._is_shown = gui.add_checkbox("Show", False)
         self._pose = gui.add_dropdown("Pose", tuple(POSES), initial_value="relaxed")
-        self._share = gui.add_slider("Of it", min=0.0, max=1.0, step=0.01, initial_value=1.0)
+        self._share = gui.add_slider("Share of pose", min=0.0, max=1.0, step=0.01, initial_value=1.0)
         self._curls = [gui.add_slider(f"Curl {finger}", min=0.0, max=90.0, step=1.0, initial_value=0.0) for finger in FINGERS]
         self._betas = [gui.add_slider(name, min=-3.0, max=3.0, step=0.1, initial_value=0.0) for name in model.beta_names]
         for control in (self._is_shown, self._pose, self._share, *self._curls, *self._betas):
@@ -241,15 +253,19 @@ def open_page(
             ) from error
     import viser
 
-    # It greets on stdout, which may be somebody's stream.
-    with redirect_stdout(StringIO()):
+    with _viser_silent():
         server = viser.ViserServer(HOST, port, label="handmesh", verbose=False)
     return WebPage(server, hand_model, times, set_smooth, smooth)
 
 
-def _reset_view(client: Any) -> None:
-    if client is not None:
-        client.camera.position, client.camera.look_at, client.camera.up_direction = _EYE_M, _LOOK_AT_M, (0.0, -1.0, 0.0)
+def _viser_silent() -> redirect_stdout[StringIO]:
+    """It greets and parts on stdout, which may be somebody's stream."""
+    return redirect_stdout(StringIO())
+
+
+def _reset_view(client: viser.ClientHandle) -> None:
+    client.camera.up_direction = (0.0, -1.0, 0.0)
+    client.camera.position, client.camera.look_at = _VIEW_M if client.camera.aspect >= 1 else _UPRIGHT_VIEW_M
 
 
 def _to_bytes(rgb: np.ndarray) -> tuple[int, int, int]:
