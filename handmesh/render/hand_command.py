@@ -261,7 +261,7 @@ def _show(hand: PosedHand, views: Sequence[str], pose: str) -> bool:
 
     picture = draw_views(hand, views, pose)
     try:
-        window = open_window(PROGRAM, picture.shape[1], picture.shape[0])
+        window = open_window(PROGRAM, width=picture.shape[1], height=picture.shape[0])
     except NoDisplay as error:
         print(f"{error}; going on without a window")
         return False

@@ -52,9 +52,9 @@ class Orbit:
         target_m: what is in the middle of the view, x y z in the camera's frame.
     """
 
-    yaw_deg: float = 40.0
-    pitch_deg: float = 25.0
-    distance_m: float = 1.1
+    yaw_deg: float = -35.0
+    pitch_deg: float = 22.0
+    distance_m: float = 1.0
     target_m: tuple[float, float, float] = (0.0, 0.0, 0.35)
 
     def turned(self, dx: float, dy: float) -> Orbit:
@@ -136,8 +136,7 @@ def draw_view(
         _draw_frustum(image, corners_m, orbit, view, picture_rgb)
     if draws_bones:
         for hand in hands:
-            for child, parent in BONES:
-                _draw_line(image, orbit.to_view(hand.joints_m[[child, parent]]), view, _BONE_RGB)
+            _draw_lines(image, orbit.to_view(hand.joints_m[np.array(BONES)]), view, _BONE_RGB)
     return image
 
 
@@ -152,10 +151,9 @@ def _draw_frustum(image: np.ndarray, corners_m: np.ndarray, orbit: Orbit, view: 
     corners_m = orbit.to_view(corners_m)
     if picture_rgb is not None and corners_m[:, 2].min() > _NEAR_M:
         _hang_picture(image, picture_rgb, project(corners_m, view))
-    apex_m = orbit.to_view(np.zeros(3))
-    for index, corner_m in enumerate(corners_m):
-        _draw_line(image, np.stack([apex_m, corner_m]), view, _FRUSTUM_RGB)
-        _draw_line(image, np.stack([corner_m, corners_m[index - 1]]), view, _FRUSTUM_RGB)
+    apex_m = np.broadcast_to(orbit.to_view(np.zeros(3)), corners_m.shape)
+    edges_m = np.stack([corners_m, np.roll(corners_m, 1, axis=0)], axis=1)
+    _draw_lines(image, np.concatenate([np.stack([apex_m, corners_m], axis=1), edges_m]), view, _FRUSTUM_RGB)
 
 
 def _hang_picture(image: np.ndarray, picture_rgb: np.ndarray, corners_px: np.ndarray) -> None:
@@ -166,16 +164,20 @@ def _hang_picture(image: np.ndarray, picture_rgb: np.ndarray, corners_px: np.nda
 
 
 def _draw_grid(image: np.ndarray, orbit: Orbit, view: Camera) -> None:
-    half = round(_GRID_HALF_WIDTH_M / _GRID_STEP_M)
-    deep = round(_GRID_DEPTH_M / _GRID_STEP_M)
-    for x in np.arange(-half, half + 1) * _GRID_STEP_M:
-        _draw_line(image, orbit.to_view(np.array([(x, _FLOOR_M, 0.0), (x, _FLOOR_M, _GRID_DEPTH_M)])), view, _GRID_RGB)
-    for index in range(deep + 1):
-        z = index * _GRID_STEP_M
-        ends = np.array([(-_GRID_HALF_WIDTH_M, _FLOOR_M, z), (_GRID_HALF_WIDTH_M, _FLOOR_M, z)])
-        _draw_line(image, orbit.to_view(ends), view, _GRID_RGB)
-        if index and index % 5 == 0:
-            _write_at(image, orbit.to_view(ends[1]), view, f"{z:.1f} m")
+    _draw_lines(image, orbit.to_view(_GRID_M), view, _GRID_RGB)
+    for z in np.arange(0.5, _GRID_DEPTH_M + 1e-9, 0.5):
+        _write_at(image, orbit.to_view(np.array([_GRID_HALF_WIDTH_M, _FLOOR_M, z])), view, f"{z:.1f} m")
+
+
+def _grid_lines() -> np.ndarray:
+    """(N, 2, 3) the floor's."""
+    across = np.arange(-round(_GRID_HALF_WIDTH_M / _GRID_STEP_M), round(_GRID_HALF_WIDTH_M / _GRID_STEP_M) + 1) * _GRID_STEP_M
+    along = np.arange(round(_GRID_DEPTH_M / _GRID_STEP_M) + 1) * _GRID_STEP_M
+    lines = [[(x, _FLOOR_M, 0.0), (x, _FLOOR_M, _GRID_DEPTH_M)] for x in across]
+    return np.array(lines + [[(-_GRID_HALF_WIDTH_M, _FLOOR_M, z), (_GRID_HALF_WIDTH_M, _FLOOR_M, z)] for z in along])
+
+
+_GRID_M = _grid_lines()
 
 
 def _write_at(image: np.ndarray, point_m: np.ndarray, view: Camera, text: str) -> None:
@@ -186,12 +188,11 @@ def _write_at(image: np.ndarray, point_m: np.ndarray, view: Camera, text: str) -
         cv2.putText(image, text, (round(x) + 4, round(y) + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, _TEXT_RGB, 1, cv2.LINE_AA)
 
 
-def _draw_line(image: np.ndarray, ends_m: np.ndarray, view: Camera, rgb: tuple[int, int, int]) -> None:
-    """A line between two points (2, 3) of the view's frame, cut where it comes too near to the eye."""
-    near, far = ends_m[np.argsort(ends_m[:, 2])]
-    if far[2] <= _NEAR_M:
-        return
-    if near[2] < _NEAR_M:
-        near = near + (far - near) * (_NEAR_M - near[2]) / (far[2] - near[2])
-    a, b = (np.clip(np.rint(end * 2**_SHIFT), -(2**24), 2**24).astype(int).tolist() for end in project(np.stack([near, far]), view))
-    cv2.line(image, a, b, rgb, 1, cv2.LINE_AA, _SHIFT)
+def _draw_lines(image: np.ndarray, ends_m: np.ndarray, view: Camera, rgb: tuple[int, int, int]) -> None:
+    """Lines between pairs of points (N, 2, 3) of the view's frame, cut where they come too near to the eye."""
+    ends_m = ends_m[ends_m[..., 2].max(axis=1) > _NEAR_M]
+    z_m, backwards = ends_m[..., 2], ends_m[:, ::-1]
+    share = np.clip((_NEAR_M - z_m) / np.where(z_m < _NEAR_M, backwards[..., 2] - z_m, 1.0), 0.0, 1.0)
+    pixels = project(ends_m + share[..., None] * (backwards - ends_m), view)
+    for start, end in np.clip(np.rint(pixels * 2**_SHIFT), -(2**24), 2**24).astype(int).tolist():
+        cv2.line(image, start, end, rgb, 1, cv2.LINE_AA, _SHIFT)

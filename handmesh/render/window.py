@@ -62,7 +62,9 @@ class Window:
             visualizer.register_key_callback(ord("3"), self._toggle_view)
             visualizer.register_key_callback(ord("0"), lambda _: self._view.reset())
         # Without these Open3D would zoom and move the picture itself.
-        visualizer.register_mouse_button_callback(lambda _, *what: self._view.on_button(*what, time.perf_counter()))
+        visualizer.register_mouse_button_callback(
+            lambda _, button, action, modifiers: self._view.on_button(button, action, modifiers, time.perf_counter())
+        )
         visualizer.register_mouse_move_callback(lambda _, x, y: self._view.on_move(x, y))
         visualizer.register_mouse_scroll_callback(lambda _, __, notches: self._view.on_scroll(notches))
 
@@ -81,7 +83,8 @@ class Window:
         if not self._is_open:
             return "q"
         now_s = time.perf_counter()
-        self._view.orbit = follow(self._view.orbit, hands, now_s - self._followed_s)
+        if self._view.follows:
+            self._view.orbit = follow(self._view.orbit, hands, now_s - self._followed_s)
         self._followed_s = now_s
         self._draw(picture_rgb, hands, camera)
         is_alive = self._visualizer.poll_events()
@@ -143,10 +146,12 @@ class OrbitMouse:
 
     Attributes:
         orbit: where the eye is now.
+        follows: the user has not moved the view off the hands.
     """
 
     def __init__(self) -> None:
         self.orbit = Orbit()
+        self.follows = True
         self._at_px: tuple[float, float] | None = None
         self._drag: str | None = None
         self._clicked_s: float | None = None
@@ -169,7 +174,7 @@ class OrbitMouse:
                 self.orbit = self.orbit.turned(_TURN_DEG_PER_PX * dx, _TURN_DEG_PER_PX * dy)
             else:
                 step_m = _MOVE_PER_PX * self.orbit.distance_m
-                self.orbit = self.orbit.moved(step_m * dx, step_m * dy)
+                self.orbit, self.follows = self.orbit.moved(step_m * dx, step_m * dy), False
             self._clicked_s = None
         self._at_px = (x_px, y_px)
         return True
@@ -181,7 +186,7 @@ class OrbitMouse:
 
     def reset(self) -> bool:
         """Take the first viewpoint again."""
-        self.orbit = Orbit()
+        self.orbit, self.follows = Orbit(), True
         return False
 
 
