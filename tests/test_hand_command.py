@@ -216,7 +216,7 @@ def test_the_window_shows_the_picture_until_it_is_closed(run: Callable, monkeypa
             shown.append(image)
             return (None, "s", "escape")[len(shown) - 1]
 
-    monkeypatch.setattr(window_module, "open_window", lambda *_: FakeWindow())
+    monkeypatch.setattr(window_module, "open_window", lambda *_, **__: FakeWindow())
     code, out, _ = run("show", "--window", "--views", "palm,back")
     assert code == 0 and len(shown) == 4, "three pictures, then closed"
     assert shown[0].shape[1] == 2 * 400 and shown[0].dtype == np.uint8

@@ -302,6 +302,32 @@ def test_a_video_on_the_screen_is_no_faster_than_life(tmp_path, model):
         assert report.frames == 6 and report.duration_s >= least_s
 
 
+def test_a_screen_can_be_left_before_the_first_picture(tmp_path, model):
+    class Slow(_Source):
+        """A camera that sends nothing until it is closed."""
+
+        is_live = True
+        length = None
+
+        def __init__(self):
+            super().__init__()
+            self.gone = threading.Event()
+
+        def __iter__(self):
+            self.gone.wait(60)
+            yield from ()
+
+        def close(self):
+            self.gone.set()
+            super().close()
+
+    screen = _Screen([None, None, "s", "q"], counts_all=True)
+    report = _run(Slow(), _Estimator(model), tmp_path, (), screen)
+    assert (report.end, report.frames, screen.is_closed) == ("quit", 0, True)
+    assert screen.hands == [[]] * 4 and len({id(picture) for picture in screen.shown}) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 class _Recorder:
     def __init__(self):
         self.frames, self.is_on, self.is_closed = [], False, False

@@ -33,6 +33,7 @@ from handmesh.timing import StageTimes
 _QUIT_KEYS = ("q", "escape")
 # How often a screen that has nothing new to show looks for keys.
 _IDLE_S = 1 / 30
+_NOTHING_YET_RGB = np.full((480, 640, 3), 40, np.uint8)
 # How long a device that does not answer can hold up the end.
 _PATIENCE_S = 2.0
 
@@ -51,7 +52,7 @@ class Estimator(Protocol):
 class Screen(Protocol):
     """What the loop needs of a window or a page."""
 
-    def show(self, picture_rgb: np.ndarray, hands: Sequence[Hand], camera: Camera) -> str | None: ...
+    def show(self, picture_rgb: np.ndarray, hands: Sequence[Hand], camera: Camera | None) -> str | None: ...
 
     def close(self) -> None: ...
 
@@ -195,7 +196,7 @@ class _Loop:
                 except StopIteration:
                     break
                 if newest is None:
-                    if shot is not None and self._look_at_keys(shot) == "quit":
+                    if self._look_at_keys(shot) == "quit":
                         return "quit"
                     continue
                 shot = newest
@@ -277,9 +278,14 @@ class _Loop:
             self._paused_s += time.perf_counter() - before_s if self._is_paused else 0.0
         return did
 
-    def _look_at_keys(self, shot: Shot) -> str | None:
-        """Show a shot that is still the newest, and obey."""
-        return None if self._screen is None else self._obey(self._screen.show(_overlay_of(shot), shot.hands, shot.camera), shot)
+    def _look_at_keys(self, shot: Shot | None) -> str | None:
+        """Show what is still the newest shot, or that there is none yet, and obey."""
+        if self._screen is None:
+            return None
+        if shot is None:
+            # A camera may take seconds, and a window that does not answer until then looks hung.
+            return "quit" if self._screen.show(_NOTHING_YET_RGB, [], None) in _QUIT_KEYS else None
+        return self._obey(self._screen.show(_overlay_of(shot), shot.hands, shot.camera), shot)
 
     def _obey(self, key: str | None, shot: Shot) -> str | None:
         if key == "s":

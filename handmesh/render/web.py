@@ -71,13 +71,13 @@ class WebPage:
         self._set_scene()
         self._picture, self._text = self._set_panel(set_smooth, smooth)
 
-    def show(self, picture_rgb: np.ndarray, hands: Sequence[Hand], camera: Camera) -> str | None:
+    def show(self, picture_rgb: np.ndarray, hands: Sequence[Hand], camera: Camera | None) -> str | None:
         """Bring the page up to date, without waiting; what a slow browser has not fetched yet is replaced, not queued.
 
         Args:
             picture_rgb: (H, W, 3) uint8 for the panel.
             hands: in the frame of `camera`.
-            camera: of the picture.
+            camera: of the picture; None leaves the frustum as it is.
 
         Returns:
             " " for the pause button, "r" for the record button, "s" for the snapshot button, one a call; else None.
@@ -86,7 +86,8 @@ class WebPage:
         self._shown = picture_rgb
         if self._server.get_clients():
             self._show_hands(hands)
-            self._show_camera(camera)
+            if camera is not None:
+                self._show_camera(camera)
             self._show_picture(picture_rgb)
             self._show_text(len(hands))
         return self._pressed.popleft() if self._pressed else None
