@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,12 +19,15 @@ from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov
 from handmesh.geometry.crop import crop_box, crop_points
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.placement import params_to_pose, place_hand, pose_hand
-from handmesh.records import Camera, Crop, Detection, Hand, HandParams
+from handmesh.records import Camera, Crop, Detection, Hand, HandParams, PlacedPose
 from handmesh.runtime import Precision, Predictor, Runtime
 from handmesh.skeleton import FINGERS, JOINTS, WRIST
 from handmesh.smoothing import DEFAULT_SMOOTH, HandFilter, ShapeEstimate
 from handmesh.timing import StageTimes
 from handmesh.tracking import Track, Tracker
+
+if TYPE_CHECKING:
+    from handmesh.refine import Refiner
 
 _log = logging.getLogger("handmesh")
 
@@ -60,11 +64,13 @@ class HandMeshEstimator:
         is_live: frames given to `track` come from a camera: they never wait for the detector. Without it they do where that makes the
             same video give the same hands every time.
         smooth: how much `track` smooths, 0 (nothing) to 1; see `smooth` below.
+        refine: pull pose, shape and place towards the detector's landmarks (`refine.Refiner`). In videos the detector then looks at every
+            frame, and `track` waits for it.
         hand_length_mm: from the wrist joint to the tip of the middle finger of a flat hand: makes sizes and distances true, not average.
 
     Attributes:
         hand_model: the `HandModel` that is posed; its `faces` make `Hand.vertices_m` a mesh.
-        times: seconds spent in the stages detect (a thread of its own), crop, network and mesh.
+        times: seconds spent in the stages detect (a thread of its own), crop, network, mesh, refine and smooth.
 
     Raises:
         UserError: `smooth` or `hand_length_mm` is no number that a hand can have.
@@ -82,6 +88,7 @@ class HandMeshEstimator:
         threads: int = 0,
         is_live: bool = False,
         smooth: float = DEFAULT_SMOOTH,
+        refine: bool = False,
         hand_length_mm: float | None = None,
     ) -> None:
         self.smooth = smooth
@@ -89,6 +96,7 @@ class HandMeshEstimator:
             raise UserError(f"expected a hand length of {_SHORTEST_MM} to {_LONGEST_MM} mm, got {hand_length_mm:g}")
         self.hand_model = hand_model if isinstance(hand_model, HandModel) else load_hand_model(hand_model)
         self.times = StageTimes()
+        self._refiner = _make_refiner(self.hand_model) if refine else None
         self._predictor = Predictor(model, self.hand_model.id, runtime, precision, threads)
         self._max_hands = max_hands
         self._camera = camera
@@ -132,8 +140,9 @@ class HandMeshEstimator:
         tracks = Tracker().update(detections, 0.0)
         sights = self._look(image_rgb, camera, tracks, [track.points_px for track in tracks])
         sights = self._look_again(image_rgb, camera, sights)
+        poses = [self._pose_of(sight, camera) for sight in sights]
         with self.times.stage("mesh"):
-            return [self._as_seen(sight, camera) for sight in sights]
+            return [self._posed(sight, pose, camera) for sight, pose in zip(sights, poses, strict=True)]
 
     def track(self, image_rgb: np.ndarray, time_s: float, camera: Camera | None = None) -> list[Hand]:
         """The hands of the next frame of a video, from left to right.
@@ -159,8 +168,10 @@ class HandMeshEstimator:
         seen = [sight for sight in sights if self._tracker.follow(sight.track, sight.hand, time_s)]
         self._tracker.drop_twins(time_s)
         kept = {track.id for track in self._tracker.in_view}
+        seen = [sight for sight in seen if sight.track.id in kept]
+        poses = [self._pose_of(sight, camera, sight.track.confirmed_s == time_s) for sight in seen]
         with self.times.stage("smooth"):
-            hands = [self._steady(sight, camera, time_s) for sight in seen if sight.track.id in kept]
+            hands = [self._steady(sight, pose, camera, time_s) for sight, pose in zip(seen, poses, strict=True)]
         self._memories = {key: memory for key, memory in self._memories.items() if key in self._tracker.known}
         return sorted(hands, key=_middle_x)
 
@@ -212,10 +223,13 @@ class HandMeshEstimator:
         return camera_from_fov(width, height, ASSUMED_FOV_DEG, is_known=False)
 
     def _consult_detector(self, image_rgb: np.ndarray, time_s: float) -> None:
-        """Take in the detector's answer if it is due, and ask about this frame if that is needed."""
+        """Take in the detector's answer if it is due, and ask about this frame if that is needed; refining needs it of every frame."""
         if self._newest_s is not None and time_s < self._newest_s:
             self.reset()
         self._newest_s = time_s
+        if self._refiner is not None:
+            self._tracker.update(self._thread.submit(self._detect, image_rgb).result(), time_s)
+            return
         self._frames_since_asked += 1
         if self._answer is not None:
             has_hands = bool(self._tracker.in_view)
@@ -267,20 +281,26 @@ class HandMeshEstimator:
                 for track, crop, params in zip(tracks, crops, predictions, strict=True)
             ]
 
-    def _steady(self, sight: _Sight, camera: Camera, time_s: float) -> Hand:
+    def _pose_of(self, sight: _Sight, camera: Camera, is_fresh: bool = True) -> PlacedPose:
+        """What the network saw, refined where that is wanted and the detection is of this very frame."""
+        pose, landmarks_px = params_to_pose(sight.params, sight.crop), sight.track.detection.landmarks_px
+        if self._refiner is None or not is_fresh or landmarks_px is None:
+            return pose
+        with self.times.stage("refine"):
+            return self._refiner(pose, landmarks_px, camera)
+
+    def _steady(self, sight: _Sight, pose: PlacedPose, camera: Camera, time_s: float) -> Hand:
         """The hand as it is shown: with its track's shape, smoothed, at its true size."""
         memory = self._memories.setdefault(sight.track.id, _Memory())
-        pose = params_to_pose(sight.params, sight.crop)
         betas = memory.shape.update(pose.betas, sight.params.presence, time_s - memory.time_s)
         # The same picture of a larger hand is that of one farther away.
         farther = self.hand_model.extent_m(betas) / self.hand_model.extent_m(pose.betas)
         pose = memory.filter(replace(pose, betas=betas, root_m=farther * pose.root_m), time_s, self._smooth)
         memory.time_s = time_s
-        return pose_hand(self.hand_model, pose, sight.params, sight.crop, camera, sight.track, self._scale_of(betas))
+        return self._posed(sight, pose, camera)
 
-    def _as_seen(self, sight: _Sight, camera: Camera) -> Hand:
-        """The hand as the network saw it, at its true size."""
-        pose = params_to_pose(sight.params, sight.crop)
+    def _posed(self, sight: _Sight, pose: PlacedPose, camera: Camera) -> Hand:
+        """The hand of a pose, at its true size."""
         return pose_hand(self.hand_model, pose, sight.params, sight.crop, camera, sight.track, self._scale_of(pose.betas))
 
     def _scale_of(self, betas: np.ndarray) -> float:
@@ -304,6 +324,13 @@ class _Memory:
         self.shape = ShapeEstimate()
         self.filter = HandFilter()
         self.time_s = -math.inf
+
+
+def _make_refiner(model: HandModel) -> Refiner:
+    # SciPy's part of it takes a while to load.
+    from handmesh.refine import Refiner
+
+    return Refiner(model)
 
 
 def _to_look_at(track: Track, time_s: float) -> np.ndarray | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.linalg.lapack import dposv
 
 from handmesh.geometry.camera import unproject
 from handmesh.geometry.rotation import rotvec_to_rotmat
@@ -39,7 +40,7 @@ def _levels() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     return tuple((joints, np.array(MANO_PARENTS)[joints]) for joints in of_depth)
 
 
-_OWNERS = _owners()
+OWNERS = _owners()
 _DESCENT = _descent()
 _LEVELS = _levels()
 _PARENTS = np.array(MANO_PARENTS[1:])
@@ -54,8 +55,6 @@ _NEAREST_M = 0.01
 _DAMPING, _DAMPING_UP, _DAMPING_DOWN = 0.03, 10.0, 0.3
 # A step that gains less of the energy is the last.
 _SMALL_GAIN = 0.02
-# Far above what any target makes of its corner.
-_BORDER = 1e200
 # Radians that are none.
 _ROUNDING = 1e-6
 
@@ -143,7 +142,7 @@ class KeypointModel:
         regressor = np.concatenate([model.joint_regressor, np.eye(len(model.template_m))[model.tip_vertices]])[list(FROM_MANO_AND_TIPS)]
         used = np.flatnonzero(np.any(regressor != 0, axis=0))
         shares = regressor[:, used, None].astype(np.float64) * model.skin_weights[used]
-        points, joints = np.nonzero(np.any(shares != 0, axis=1) | (_OWNERS[:, None] == np.arange(_N_JOINTS)))
+        points, joints = np.nonzero(np.any(shares != 0, axis=1) | (OWNERS[:, None] == np.arange(_N_JOINTS)))
         of_pair = shares[points, :, joints]
         weights = of_pair.sum(axis=1)
         rest_joints_m, joint_dirs_m = (values.astype(np.float64) for values in (model.rest_joints_m, model.joint_shape_dirs))
@@ -152,7 +151,7 @@ class KeypointModel:
         dirs_m = (of_pair @ dirs.reshape(len(used), -1)).reshape(-1, *dirs.shape[1:])
         dirs_m[:, :, :_N_BETAS] -= weights[:, None, None] * joint_dirs_m[joints]
         if offsets_m is not None:
-            base_m = base_m + np.where((joints == _OWNERS[points])[:, None], offsets_m[points], 0.0)
+            base_m = base_m + np.where((joints == OWNERS[points])[:, None], offsets_m[points], 0.0)
         return KeypointModel(np.searchsorted(points, np.arange(len(JOINTS))), joints, weights, base_m, dirs_m, rest_joints_m, joint_dirs_m)
 
     def keypoints(self, rotmats: np.ndarray, betas: np.ndarray) -> np.ndarray:
@@ -173,12 +172,11 @@ class KeypointModel:
         # What hangs below each joint turns about it: w x (part - weight * joint), summed over the parts, w in the model's frame.
         below = _DESCENT[self.joints]
         arms_m = np.add.reduceat(below[:, :, None] * (parts_m[:, None] - self.weights[:, None, None] * joints_m), self.starts)
-        turned = np.cross(world.swapaxes(1, 2)[None], arms_m[:, :, None])
+        by_rotation = (_cross_matrices(-arms_m) @ world).swapaxes(1, 2)
         # The pose correctives.
         moved = np.add.reduceat(world[self.joints] @ self.dirs_m, self.starts)
         correctives = moved[:, :, _N_BETAS:].reshape(count * 3, _N_JOINTS - 1, 9).swapaxes(0, 1)
         turns = (rotmats[1:, None] @ _GENERATORS).reshape(_N_JOINTS - 1, 3, 9).swapaxes(1, 2)
-        by_rotation = turned.swapaxes(2, 3).swapaxes(1, 2)
         by_rotation[:, :, 1:] += (correctives @ turns).swapaxes(0, 1).reshape(count, 3, _N_JOINTS - 1, 3)
         bone_dirs = self.joint_dirs_m.copy()
         bone_dirs[1:] = world[_PARENTS] @ (self.joint_dirs_m[1:] - self.joint_dirs_m[_PARENTS])
@@ -205,6 +203,14 @@ class KeypointModel:
     def _parts(self, world: np.ndarray, joints_m: np.ndarray, locals_m: np.ndarray) -> np.ndarray:
         """(P, 3) what each pair adds to its keypoint."""
         return (world[self.joints] @ locals_m[:, :, None])[..., 0] + self.weights[:, None] * joints_m[self.joints]
+
+
+def _cross_matrices(vectors: np.ndarray) -> np.ndarray:
+    """(..., 3, 3) that multiply like the cross product with (..., 3)."""
+    matrices = np.zeros((*vectors.shape, 3))
+    for row, column, axis in ((2, 1, 0), (0, 2, 1), (1, 0, 2)):
+        matrices[..., row, column], matrices[..., column, row] = vectors[..., axis], -vectors[..., axis]
+    return matrices
 
 
 @dataclass(frozen=True)
@@ -253,11 +259,11 @@ class Refiner:
         steps: most steps.
     """
 
-    def __init__(self, model: HandModel, beliefs: Beliefs = Beliefs(), offsets_m: np.ndarray = LANDMARK_OFFSETS_M, steps: int = 4) -> None:
+    def __init__(self, model: HandModel, beliefs: Beliefs = Beliefs(), offsets_m: np.ndarray = LANDMARK_OFFSETS_M, steps: int = 3) -> None:
         self._points = KeypointModel.of(model, offsets_m)
         self._root_offset_m = offsets_m[ROOT]
         self._anatomy = Anatomy.of(model)
-        self._frames = np.concatenate([_IDENTITY[None], self._anatomy.frames()])
+        self._frames = np.concatenate([_IDENTITY[None], self._anatomy.frames])
         self._beliefs = beliefs
         self._steps = steps
         self._limits = np.radians(np.stack(limits_deg()))
@@ -283,7 +289,7 @@ class Refiner:
         damping = _DAMPING
         for _ in range(self._steps):
             matrix = best.curvature + np.diag((1 + damping) * problem.precision)
-            tried = self._linearise(problem, self._moved(best.state, _solve(matrix, -best.slope), holds_shape))
+            tried = self._linearise(problem, self._moved(best.state, dposv(matrix, -best.slope)[1], holds_shape))
             if not tried.energy < best.energy:
                 damping *= _DAMPING_UP
                 continue
@@ -385,7 +391,7 @@ class Refiner:
 
     def _root_shift_m(self, rotmats: np.ndarray) -> np.ndarray:
         """(3,) from the root joint to the detector's landmark of it; a knuckle's joint hangs on the wrist alone."""
-        return rotmats[0] @ rotmats[_OWNERS[ROOT]] @ self._root_offset_m
+        return rotmats[0] @ rotmats[OWNERS[ROOT]] @ self._root_offset_m
 
 
 def angles_and_slopes(anatomy: Anatomy, rotmats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -437,20 +443,3 @@ class _Linear:
     energy: float
     slope: np.ndarray
     curvature: np.ndarray
-
-
-def _solve(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(N,) solution of a positive definite system, fewer than 63 unknowns.
-
-    By Cholesky, which OpenBLAS does in the calling thread for matrices so small; its general solver wakes others and waits for them.
-    """
-    count = len(target)
-    bordered = np.empty((count + 1, count + 1))
-    bordered[:count, :count], bordered[count, :count], bordered[count, count] = matrix, target, _BORDER
-    factor = np.linalg.cholesky(bordered)
-    # The border's row is the factor's inverse times the target: only the way back is left.
-    solution, rows = factor[count, :count].copy(), factor[:count, :count]
-    for index in range(count - 1, -1, -1):
-        solution[index] /= rows[index, index]
-        solution[:index] -= solution[index] * rows[index, :index]
-    return solution

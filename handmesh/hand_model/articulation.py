@@ -6,6 +6,7 @@ That frame has fingers along -x, the palm towards -y and the thumb at +z.
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -167,6 +168,7 @@ class Anatomy:
                 pads[joint] = unit(np.cross(axis, end - joints_m[joint]))
         return Anatomy(joints_m, tips_m, axes, pads)
 
+    @cached_property
     def frames(self) -> np.ndarray:
         """(15, 3, 3) right-handed columns: abduction axis, along the bone, flexion axis."""
         a, p = self.flexion_axes[1:], self.pads[1:]
@@ -182,7 +184,7 @@ def angles_to_rotmats(anatomy: Anatomy, angles_deg: np.ndarray) -> np.ndarray:
     Returns:
         (..., 16, 3, 3) with an identity for the wrist.
     """
-    axes = np.moveaxis(anatomy.frames(), -1, 0)
+    axes = np.moveaxis(anatomy.frames, -1, 0)
     angles = np.radians(angles_deg)[..., None]
     abduct, twist, flex = (rotvec_to_rotmat(angles[..., k, :] * axes[row]) for row, k in enumerate((ABDUCTION, TWIST, FLEXION)))
     fingers = abduct @ twist @ flex
@@ -199,7 +201,7 @@ def rotmats_to_angles(anatomy: Anatomy, rotmats: np.ndarray) -> np.ndarray:
     Returns:
         (..., 15, 3) degrees of flexion, abduction, twist.
     """
-    frames = anatomy.frames()
+    frames = anatomy.frames
     local = frames.swapaxes(-1, -2) @ rotmats[..., 1:, :, :] @ frames
     flexion = np.arctan2(-local[..., 0, 1], local[..., 0, 0])
     abduction = np.arctan2(-local[..., 1, 2], local[..., 2, 2])

@@ -70,6 +70,8 @@ class DemoCommand:
     """Calibration file: OpenCV's yaml or json, ROS's camera_info, or a 3 x 3 matrix in json; scaled to the picture."""
     smooth: float = DEFAULT_SMOOTH
     """How much videos are smoothed: 0 not at all, 1 most (and latest)."""
+    refine: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Pull each hand towards the detector's landmarks: nearer in the picture, but the detector then looks at every frame."""
     hand_length_mm: float | None = None
     """Length of the hands from the wrist to the tip of the middle finger; makes sizes and distances true rather than an average adult's."""
     mirror: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -128,6 +130,7 @@ def run_demo(command: DemoCommand) -> None:
                 threads=command.threads or network_threads(source.is_stream),
                 is_live=source.is_live,
                 smooth=command.smooth,
+                refine=command.refine,
                 hand_length_mm=command.hand_length_mm,
             )
         )

@@ -70,7 +70,7 @@ class Flesh:
         allowed = np.maximum(radii[pairs].sum(axis=1) - gaps, 0)
         thumb_pairs = int((apart & is_thumb).sum())
         joints = np.ascontiguousarray(anatomy.joints_m, np.float64)
-        frames = np.ascontiguousarray(anatomy.frames(), np.float64)
+        frames = np.ascontiguousarray(anatomy.frames, np.float64)
         return Flesh(joints, frames, np.ascontiguousarray(centres), np.ascontiguousarray(radii), bones, shares, pairs, thumb_pairs, allowed)
 
     def bones_of(self, angles_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -75,7 +75,7 @@ def pose_correctives(flesh: Flesh, anatomy: Anatomy) -> np.ndarray:
 def _about_abduction(anatomy: Anatomy, joint: int) -> Anatomy:
     """The same hand with one joint's abduction in the place of its flexion."""
     axes, pads = anatomy.flexion_axes.copy(), anatomy.pads.copy()
-    axes[joint], pads[joint] = anatomy.frames()[joint - 1][:, 0], anatomy.flexion_axes[joint]
+    axes[joint], pads[joint] = anatomy.frames[joint - 1][:, 0], anatomy.flexion_axes[joint]
     return replace(anatomy, flexion_axes=axes, pads=pads)
 
 
@@ -128,7 +128,7 @@ def _swelling(flesh: Flesh, anatomy: Anatomy, joint: int, offset: np.ndarray, ro
         near = np.exp(-((np.linalg.norm(flesh.vertices - ball, axis=1) / THENAR_M) ** 2)) * np.clip(1 - 3 * of_fingers, 0, 1)
     else:
         faces = flesh.finger_faces(finger)
-        distance = (flesh.vertices - flesh.joints[joint]) @ anatomy.frames()[joint - 1][:, 1]
+        distance = (flesh.vertices - flesh.joints[joint]) @ anatomy.frames[joint - 1][:, 1]
         near = np.exp(-((distance / SWELLING_M) ** 2)) * np.isin(np.arange(len(distance)), faces)
         # Not on the soft side, where flesh already meets flesh.
         near *= np.clip(1 - 1.5 * np.maximum(flesh.normals @ anatomy.pads[joint], 0), 0, 1)
