@@ -42,9 +42,9 @@ def demo() -> None:
 
     def body(argv: Sequence[str]) -> None:
         from handmesh.config import parse_flags
-        from handmesh.live.command import DemoCommand, run_demo, with_default_port
+        from handmesh.live.command import DemoCommand, run_demo, with_bare_flags
 
-        run_demo(parse_flags(DemoCommand, with_default_port(argv), "handmesh-demo"))
+        run_demo(parse_flags(DemoCommand, with_bare_flags(argv), "handmesh-demo"))
 
     sys.exit(guard("handmesh-demo", body))
 

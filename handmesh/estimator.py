@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import get_args
 
 import numpy as np
 
@@ -20,14 +20,12 @@ from handmesh.geometry.crop import crop_box, crop_points
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.placement import params_to_pose, place_hand, pose_hand
 from handmesh.records import Camera, Crop, Detection, Hand, HandParams, PlacedPose
+from handmesh.refine import Refine, Refiner
 from handmesh.runtime import Precision, Predictor, Runtime
 from handmesh.skeleton import FINGERS, JOINTS, WRIST
 from handmesh.smoothing import DEFAULT_SMOOTH, HandFilter, ShapeEstimate
 from handmesh.timing import StageTimes
 from handmesh.tracking import Track, Tracker
-
-if TYPE_CHECKING:
-    from handmesh.refine import Refiner
 
 _log = logging.getLogger("handmesh")
 
@@ -64,8 +62,8 @@ class HandMeshEstimator:
         is_live: frames given to `track` come from a camera: they never wait for the detector. Without it they do where that makes the
             same video give the same hands every time.
         smooth: how much `track` smooths, 0 (nothing) to 1; see `smooth` below.
-        refine: pull pose, shape and place towards the detector's landmarks (`refine.Refiner`). In videos the detector then looks at every
-            frame, and `track` waits for it.
+        refine: what is pulled towards the detector's landmarks (`refine.Refiner`): "pictures", whose landmarks are there anyway; "all":
+            the hands of videos too, for which the detector then looks at every frame and `track` waits; or "nothing".
         hand_length_mm: from the wrist joint to the tip of the middle finger of a flat hand: makes sizes and distances true, not average.
 
     Attributes:
@@ -73,7 +71,7 @@ class HandMeshEstimator:
         times: seconds spent in the stages detect (a thread of its own), crop, network, mesh, refine and smooth.
 
     Raises:
-        UserError: `smooth` or `hand_length_mm` is no number that a hand can have.
+        UserError: `smooth`, `refine` or `hand_length_mm` is none that there is.
     """
 
     def __init__(
@@ -88,7 +86,7 @@ class HandMeshEstimator:
         threads: int = 0,
         is_live: bool = False,
         smooth: float = DEFAULT_SMOOTH,
-        refine: bool = False,
+        refine: Refine = "pictures",
         hand_length_mm: float | None = None,
     ) -> None:
         self.smooth = smooth
@@ -96,7 +94,10 @@ class HandMeshEstimator:
             raise UserError(f"expected a hand length of {_SHORTEST_MM} to {_LONGEST_MM} mm, got {hand_length_mm:g}")
         self.hand_model = hand_model if isinstance(hand_model, HandModel) else load_hand_model(hand_model)
         self.times = StageTimes()
-        self._refiner = _make_refiner(self.hand_model) if refine else None
+        if refine not in get_args(Refine):
+            raise UserError(f"expected refine as one of {', '.join(get_args(Refine))}, got {refine!r}")
+        self._refiner = None if refine == "nothing" else Refiner(self.hand_model)
+        self._refines_videos = refine == "all"
         self._predictor = Predictor(model, self.hand_model.id, runtime, precision, threads)
         self._max_hands = max_hands
         self._camera = camera
@@ -129,7 +130,7 @@ class HandMeshEstimator:
         Args:
             image_rgb: (H, W, 3) uint8, RGB, upright.
             camera: of this picture; None for the estimator's.
-            detections: hands found by other means; None runs the detector.
+            detections: hands found by other means, their landmarks, if any, where MediaPipe puts them; None runs the detector.
         """
         _check_image(image_rgb)
         if detections is None:
@@ -169,7 +170,7 @@ class HandMeshEstimator:
         self._tracker.drop_twins(time_s)
         kept = {track.id for track in self._tracker.in_view}
         seen = [sight for sight in seen if sight.track.id in kept]
-        poses = [self._pose_of(sight, camera, sight.track.confirmed_s == time_s) for sight in seen]
+        poses = [self._pose_of(sight, camera, self._refines_videos and sight.track.confirmed_s == time_s) for sight in seen]
         with self.times.stage("smooth"):
             hands = [self._steady(sight, pose, camera, time_s) for sight, pose in zip(seen, poses, strict=True)]
         self._memories = {key: memory for key, memory in self._memories.items() if key in self._tracker.known}
@@ -227,7 +228,7 @@ class HandMeshEstimator:
         if self._newest_s is not None and time_s < self._newest_s:
             self.reset()
         self._newest_s = time_s
-        if self._refiner is not None:
+        if self._refines_videos:
             self._tracker.update(self._thread.submit(self._detect, image_rgb).result(), time_s)
             return
         self._frames_since_asked += 1
@@ -281,10 +282,10 @@ class HandMeshEstimator:
                 for track, crop, params in zip(tracks, crops, predictions, strict=True)
             ]
 
-    def _pose_of(self, sight: _Sight, camera: Camera, is_fresh: bool = True) -> PlacedPose:
-        """What the network saw, refined where that is wanted and the detection is of this very frame."""
+    def _pose_of(self, sight: _Sight, camera: Camera, is_refined: bool = True) -> PlacedPose:
+        """What the network saw, refined if that is wanted."""
         pose, landmarks_px = params_to_pose(sight.params, sight.crop), sight.track.detection.landmarks_px
-        if self._refiner is None or not is_fresh or landmarks_px is None:
+        if self._refiner is None or not is_refined or landmarks_px is None:
             return pose
         with self.times.stage("refine"):
             return self._refiner(pose, landmarks_px, camera)
@@ -324,13 +325,6 @@ class _Memory:
         self.shape = ShapeEstimate()
         self.filter = HandFilter()
         self.time_s = -math.inf
-
-
-def _make_refiner(model: HandModel) -> Refiner:
-    # SciPy's part of it takes a while to load.
-    from handmesh.refine import Refiner
-
-    return Refiner(model)
 
 
 def _to_look_at(track: Track, time_s: float) -> np.ndarray | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
-from scipy.linalg.lapack import dposv
 
 from handmesh.geometry.camera import unproject
 from handmesh.geometry.rotation import rotvec_to_rotmat
@@ -13,6 +13,9 @@ from handmesh.hand_model.articulation import ABDUCTION, FLEXION, TWIST, Anatomy,
 from handmesh.hand_model.skinning import HandModel
 from handmesh.records import Camera, PlacedPose
 from handmesh.skeleton import BONES, FROM_MANO_AND_TIPS, JOINTS, MANO_JOINTS, MANO_PARENTS, ROOT
+
+# What an estimator refines.
+Refine = Literal["nothing", "pictures", "all"]
 
 _N_JOINTS, _N_BETAS = len(MANO_JOINTS), 10
 # d/dw of a right-multiplied exp([w]x), one skew matrix per axis.
@@ -63,27 +66,27 @@ _ROUNDING = 1e-6
 # fmt: off
 LANDMARK_OFFSETS_M = 1e-3 * np.array(
     [
-        (-9.8, -2.0, -1.5),  # wrist
-        (-7.4, -5.0, 11.7),  # thumb_cmc
-        (-2.5, 0.3, 0.1),  # thumb_mcp
-        (-0.6, 0.7, -4.5),  # thumb_ip
-        (5.6, 2.5, -4.8),  # thumb_tip
-        (0.0, -0.7, -0.2),  # index_mcp
-        (3.7, -1.6, -0.4),  # index_pip
-        (4.9, -1.5, -0.6),  # index_dip
-        (6.5, -1.7, -0.7),  # index_tip
-        (-2.6, -1.2, 0.7),  # middle_mcp
-        (2.5, -2.2, -0.4),  # middle_pip
-        (5.0, -2.9, 0.1),  # middle_dip
-        (7.2, -3.5, 0.4),  # middle_tip
-        (-4.2, -1.9, 0.0),  # ring_mcp
-        (1.0, -2.5, -0.3),  # ring_pip
-        (3.7, -3.0, 1.1),  # ring_dip
-        (7.7, -1.5, 1.5),  # ring_tip
-        (-7.3, -1.3, -0.8),  # little_mcp
-        (0.1, -1.4, -0.3),  # little_pip
-        (1.2, -2.3, 0.9),  # little_dip
-        (6.3, -1.4, 1.8),  # little_tip
+        (-10.5, -2.3, -1.4),  # wrist
+        (-8.3, -5.8, 11.1),  # thumb_cmc
+        (-3.0, -0.4, -0.5),  # thumb_mcp
+        (-1.0, 0.1, -5.1),  # thumb_ip
+        (5.3, 2.4, -5.1),  # thumb_tip
+        (-0.8, -0.6, -0.4),  # index_mcp
+        (3.4, -1.3, -0.9),  # index_pip
+        (4.7, -1.9, -1.1),  # index_dip
+        (7.5, -2.3, -0.9),  # index_tip
+        (-3.2, -1.5, 0.6),  # middle_mcp
+        (2.6, -2.1, -0.8),  # middle_pip
+        (4.4, -3.5, -0.1),  # middle_dip
+        (7.6, -4.4, 0.6),  # middle_tip
+        (-4.7, -1.7, 0.3),  # ring_mcp
+        (0.9, -2.3, -0.4),  # ring_pip
+        (3.1, -3.4, 1.3),  # ring_dip
+        (7.9, -2.2, 1.9),  # ring_tip
+        (-7.5, -0.7, -0.3),  # little_mcp
+        (-0.1, -1.1, -0.1),  # little_pip
+        (0.7, -2.6, 1.4),  # little_dip
+        (6.8, -1.8, 2.6),  # little_tip
     ]
 )
 # fmt: on
@@ -289,7 +292,7 @@ class Refiner:
         damping = _DAMPING
         for _ in range(self._steps):
             matrix = best.curvature + np.diag((1 + damping) * problem.precision)
-            tried = self._linearise(problem, self._moved(best.state, dposv(matrix, -best.slope)[1], holds_shape))
+            tried = self._linearise(problem, self._moved(best.state, np.linalg.solve(matrix, -best.slope), holds_shape))
             if not tried.energy < best.energy:
                 damping *= _DAMPING_UP
                 continue

@@ -342,3 +342,49 @@ def test_a_followed_crop_has_room_for_fingers_that_may_come_out():
     room_px = fist[:, 1].min() - points[:, 1].min()
     assert 5 < room_px < 0.5 * (fist[:, 1].min() - open_hand[:, 1].min())
     assert _to_look_at(Track(1, detection, 1.0, 0.0, 0.0), 1.0) is detection.landmarks_px
+
+
+def _off_landmarks(hands, detections) -> float:
+    nearest = [min(np.linalg.norm(hand.keypoints_px - each.landmarks_px, axis=1).mean() for each in detections) for hand in hands]
+    return float(np.mean(nearest))
+
+
+def test_refined_hands_lie_nearer_to_the_landmarks(image_rgb, camera, estimator, detector):
+    detections = detector(image_rgb)
+    with HandMeshEstimator(refine="nothing") as unrefining:
+        before = estimator.times.calls("refine")
+        refined = estimator(image_rgb, camera, detections)
+        plain = unrefining(image_rgb, camera, detections)
+        assert estimator.times.calls("refine") - before == len(refined) == len(plain) == 2
+        assert _off_landmarks(refined, detections) < 0.8 * _off_landmarks(plain, detections)
+        for hand in refined:
+            np.testing.assert_allclose(project(hand.joints_m, camera), hand.keypoints_px, atol=0.01)
+        # A box alone says nothing to refine by.
+        boxes = [replace(detection, landmarks_px=None) for detection in detections]
+        same = [one.vertices_m for one in estimator(image_rgb, camera, boxes)]
+        assert all((one == other.vertices_m).all() for one, other in zip(same, unrefining(image_rgb, camera, boxes), strict=True))
+        assert unrefining.times.calls("refine") == 0
+
+
+def test_only_what_there_is_can_be_refined():
+    with pytest.raises(UserError, match="nothing, pictures, all"):
+        HandMeshEstimator(refine="videos")  # type: ignore[arg-type]
+
+
+def test_refined_videos_ask_about_every_frame_and_hold_the_shape(frames, camera, detector):
+    distances = {}
+    for is_refining in (False, True):
+        with HandMeshEstimator(camera=camera, refine="all" if is_refining else "pictures", smooth=0.0) as estimator:
+            followed = _track_all(estimator, frames, camera)
+            distances[is_refining] = [
+                _off_landmarks(hands, detector(frame)) for hands, frame in zip(followed[5::5], frames[5::5], strict=True)
+            ]
+            assert all(len(hands) == 2 for hands in followed)
+            if is_refining:
+                assert estimator.times.calls("detect") == len(frames)
+                assert estimator.times.calls("refine") == 2 * len(frames)
+                assert len({hand.track_id for hands in followed for hand in hands}) == 2
+                # Of a track the shape settles.
+                betas = np.array([hands[0].params.betas for hands in followed])
+                assert np.abs(np.diff(betas[-5:], axis=0)).max() < 0.15
+    assert np.median(distances[True]) < 0.85 * np.median(distances[False])

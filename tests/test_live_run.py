@@ -17,7 +17,7 @@ import pytest
 from handmesh.errors import UserError
 from handmesh.geometry.camera import camera_from_fov, project
 from handmesh.hand_model.skinning import HandModel
-from handmesh.live.command import profile_table, summary
+from handmesh.live.command import profile_table, summary, with_bare_flags
 from handmesh.live.loop import Artist, Wishes, run_loop
 from handmesh.live.sinks import KINDS, SCHEMA, JsonLinesSink, Shot, VideoSink, open_sinks, parse_kinds, prepare_output
 from handmesh.live.sources import Frame, PictureSource
@@ -342,6 +342,20 @@ class _Recorder:
 
     def close(self):
         self.is_closed = True
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["--web"], ["--web", "8080"]),
+        (["--web", "9000"], ["--web", "9000"]),
+        (["--refine", "--web", "--loop"], ["--refine", "all", "--web", "8080", "--loop"]),
+        (["--refine", "nothing"], ["--refine", "nothing"]),
+        (["--camera", "0"], ["--camera", "0"]),
+    ],
+)
+def test_flags_without_a_value_stand_for_one(given, meant):
+    assert with_bare_flags(given) == meant
 
 
 def test_r_starts_and_stops_a_recording(tmp_path, model, capsys):

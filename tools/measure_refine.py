@@ -141,7 +141,7 @@ def print_offsets(offsets_m: np.ndarray) -> None:
 def measure_set(model: HandModel, folder: Path, every: int) -> None:
     """Print what refining changes in space."""
     rows = []
-    with HandMeshEstimator(hand_model=model) as plain, HandMeshEstimator(hand_model=model, refine=True) as refining:
+    with HandMeshEstimator(hand_model=model, refine="nothing") as plain, HandMeshEstimator(hand_model=model) as refining:
         for seen in seen_hands(folder, every):
             rows.append([_errors(model, estimator(seen.image, seen.camera, [seen.detection])[0], seen) for estimator in (plain, refining)])
         values = np.array(rows)
@@ -183,7 +183,7 @@ def measure_video(path: str, every: int) -> None:
     detector = HandDetector(max_hands=1)
     for is_refining in (False, True):
         distances, joints_m = [], []
-        with HandMeshEstimator(max_hands=1, refine=is_refining) as estimator:
+        with HandMeshEstimator(max_hands=1, refine="all" if is_refining else "pictures") as estimator:
             for time_s, image in track(frames_rgb(path, every), "frames"):
                 camera = camera_from_fov(image.shape[1], image.shape[0], ASSUMED_FOV_DEG, is_known=False)
                 hands, detections = estimator.track(image, time_s, camera), detector(image)
@@ -193,9 +193,8 @@ def measure_video(path: str, every: int) -> None:
             name = "refined" if is_refining else "plain"
             # Second differences: what moves evenly does not count.
             tremble_mm = 1e3 * np.linalg.norm(np.diff(joints_m, n=2, axis=0), axis=-1).mean()
-            print(
-                f"{name}: {100 * np.median(distances):.2f} % of the box from the landmarks (95 %: {100 * np.percentile(distances, 95):.2f}),"
-            )
+            median, p95 = 100 * np.percentile(distances, (50, 95))
+            print(f"{name}: {median:.2f} % of the box from the landmarks (95 %: {p95:.2f}),")
             print(f"  joints from the root change their way by {tremble_mm:.2f} mm a frame; {_cost(estimator)}")
     detector.close()
 
@@ -215,4 +214,4 @@ def _distance(detection: Detection, label: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    guard(main, sys.argv[1:])
+    sys.exit(guard("measure_refine", main))

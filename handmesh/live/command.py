@@ -25,6 +25,7 @@ from handmesh.live.recorder import Recorder
 from handmesh.live.sinks import ANIMATION, JSON_LINES, open_sinks, parse_kinds, prepare_output
 from handmesh.live.sources import Source, open_source
 from handmesh.live.stream import STDOUT, open_stream, parse_stream
+from handmesh.refine import Refine
 from handmesh.runtime import Precision, Runtime
 from handmesh.smoothing import DEFAULT_SMOOTH
 from handmesh.timing import StageTimes
@@ -70,8 +71,8 @@ class DemoCommand:
     """Calibration file: OpenCV's yaml or json, ROS's camera_info, or a 3 x 3 matrix in json; scaled to the picture."""
     smooth: float = DEFAULT_SMOOTH
     """How much videos are smoothed: 0 not at all, 1 most (and latest)."""
-    refine: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Pull each hand towards the detector's landmarks: nearer in the picture, but the detector then looks at every frame."""
+    refine: Refine = "pictures"
+    """What is pulled towards the detector's landmarks. --refine alone means all: videos too, whose every frame the detector then looks at."""
     hand_length_mm: float | None = None
     """Length of the hands from the wrist to the tip of the middle finger; makes sizes and distances true rather than an average adult's."""
     mirror: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -167,12 +168,14 @@ def run_demo(command: DemoCommand) -> None:
         raise KeyboardInterrupt
 
 
-def with_default_port(arguments: Sequence[str]) -> list[str]:
-    """The same arguments, where `--web` without a port asks for `WEB_PORT`."""
+def with_bare_flags(arguments: Sequence[str]) -> list[str]:
+    """The same arguments, where `--web` and `--refine` without a value get the one that they then stand for."""
     given = list(arguments)
-    for index, argument in enumerate(given):
-        if argument == "--web" and not "".join(given[index + 1 : index + 2]).isdecimal():
-            return [*given[: index + 1], str(WEB_PORT), *given[index + 1 :]]
+    for flag, value in (("--web", str(WEB_PORT)), ("--refine", "all")):
+        if flag in given:
+            after = given.index(flag) + 1
+            if after == len(given) or given[after].startswith("-"):
+                given.insert(after, value)
     return given
 
 

@@ -6,6 +6,7 @@ The page's frame is the camera's: metres, x right, y down, z forward. Nothing on
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -36,8 +37,8 @@ _PICTURES_A_SECOND = 12.0
 _TEXTS_A_SECOND = 1.5
 _FRUSTUM_M, _LINE_M = 0.12, 0.002
 _FLOOR_M = 0.25
-# Where the hand model stands and which way: upright, its palm towards the camera.
-_MODEL_PLACE_M = (-0.2, 0.1, 0.55)
+# Where the hand model stands and which way: behind the hands and above them, upright, its palm towards the camera.
+_MODEL_PLACE_M = (-0.09, -0.04, 0.72)
 _R_CAMERA_MODEL = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 _MODEL_RGB = (170, 175, 185)
 _RESET = "Reset view"
@@ -59,6 +60,7 @@ class WebPage:
         self._hand_model = hand_model
         self._times = times
         self._pressed: deque[str] = deque()
+        self._clicking = threading.Lock()
         self._meshes: dict[tuple[int, bool], Any] = {}
         self._frustum: Any = None
         self._camera: Camera | None = None
@@ -128,12 +130,16 @@ class WebPage:
             if client is not None:
                 _reset_view(client)
             return
-        index = self._buttons.options.index(label)
-        self._pressed.append(_KEYS[index])
-        # "Pause" becomes "Go on", and so on.
-        options = list(self._buttons.options)
-        options[index] = (_BUTTONS if label == _WHILE_ON[index] else _WHILE_ON)[index]
-        self._buttons.options = tuple(options)
+        with self._clicking:
+            # Before the first frame there is nothing to hold, and another browser may have pressed the same button just now.
+            if self._camera is None or label not in self._buttons.options:
+                return
+            index = self._buttons.options.index(label)
+            self._pressed.append(_KEYS[index])
+            # "Pause" becomes "Go on", and so on.
+            options = list(self._buttons.options)
+            options[index] = (_BUTTONS if label == _WHILE_ON[index] else _WHILE_ON)[index]
+            self._buttons.options = tuple(options)
 
     def _show_hands(self, hands: Sequence[Hand]) -> None:
         seen = {(hand.track_id, hand.is_right): hand for hand in hands}
@@ -193,6 +199,7 @@ class _ModelStand:
         self._model = model
         self._anatomy = Anatomy.of(model)
         self._mesh: Any = None
+        self._drawing = threading.Lock()
         gui = server.gui
         self._is_shown = gui.add_checkbox("Show", False)
         self._pose = gui.add_dropdown("Pose", tuple(POSES), initial_value="relaxed")
@@ -203,6 +210,11 @@ class _ModelStand:
             control.on_update(lambda _: self._draw())
 
     def _draw(self) -> None:
+        # Every change comes in a thread of its own: the last to draw shall be one that has seen the last change.
+        with self._drawing:
+            self._draw_now()
+
+    def _draw_now(self) -> None:
         if not self._is_shown.value:
             if self._mesh is not None:
                 self._mesh.visible = False
