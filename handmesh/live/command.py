@@ -72,7 +72,7 @@ class DemoCommand:
     smooth: float = DEFAULT_SMOOTH
     """How much videos are smoothed: 0 not at all, 1 most (and latest)."""
     refine: Refine = "pictures"
-    """What is pulled towards the detector's landmarks. --refine alone means all: videos too, whose every frame the detector then looks at."""
+    """What is pulled to the detector's landmarks. --refine alone means all: videos too, whose every frame the detector then looks at."""
     hand_length_mm: float | None = None
     """Length of the hands from the wrist to the tip of the middle finger; makes sizes and distances true rather than an average adult's."""
     mirror: tyro.conf.FlagCreatePairsOff[bool] = False
