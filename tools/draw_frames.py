@@ -178,7 +178,7 @@ def main(target: Path) -> None:
     )
     whole = np.concatenate([above, below])
     with replacing(target) as temporary:
-        Image.fromarray(whole).quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE).save(temporary, optimize=True)
+        Image.fromarray(whole).quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
     print(f"{target}: {whole.shape[1]} x {whole.shape[0]} px, {target.stat().st_size / 1e3:.0f} kB")
 
 
