@@ -98,13 +98,11 @@ class Linearised:
 
     Attributes:
         points_m: (21, 3) in the model's frame.
-        world_rotmats: (16, 3, 3) of the joints in it.
         by_rotation: (21, 3, 16, 3) metres per radian: each rotation is multiplied by exp([w]x) from the right.
         by_betas: (21, 3, 10) metres per standard deviation.
     """
 
     points_m: np.ndarray
-    world_rotmats: np.ndarray
     by_rotation: np.ndarray
     by_betas: np.ndarray
 
@@ -185,7 +183,7 @@ class KeypointModel:
         bone_dirs[1:] = world[_PARENTS] @ (self.joint_dirs_m[1:] - self.joint_dirs_m[_PARENTS])
         joint_moves = (_DESCENT @ bone_dirs.reshape(_N_JOINTS, -1)).reshape(bone_dirs.shape)
         by_betas = moved[:, :, :_N_BETAS] + np.add.reduceat(self.weights[:, None, None] * joint_moves[self.joints], self.starts)
-        return Linearised(np.add.reduceat(parts_m, self.starts), world, by_rotation, by_betas)
+        return Linearised(np.add.reduceat(parts_m, self.starts), by_rotation, by_betas)
 
     def _pose(self, rotmats: np.ndarray, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """World rotations (16, 3, 3) and places (16, 3) of the joints, and the pairs' n_j (P, 3)."""
