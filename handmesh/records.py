@@ -123,7 +123,7 @@ class Hand:
         joints_m: (21, 3) in `skeleton.JOINTS` order, camera frame.
         keypoints_px: (21, 2) `joints_m` seen by the full camera.
         T_camera_wrist: (4, 4) pose of the wrist joint in the camera.
-        params: the network's parameters, of the right-hand model (see `HandParams`); in videos with the track's shape, smoothed.
+        params: the network's parameters, of the right-hand model (see `HandParams`), refined and smoothed as the hand is.
         box_px: (4,) x0, y0, x1, y1 of the box that the crop was made for.
         score: in 0..1, the detection's score times the network's presence.
         is_right: True for a right hand.
