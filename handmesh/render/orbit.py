@@ -75,9 +75,11 @@ class Orbit:
     def R_view_camera(self) -> np.ndarray:
         """(3, 3) turns directions of the camera into the view (x right, y down, z forward)."""
         yaw, pitch = math.radians(self.yaw_deg), math.radians(self.pitch_deg)
-        forward = np.array([math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch)])
-        right = np.array([math.cos(yaw), 0.0, -math.sin(yaw)])
-        return np.stack([right, np.cross(forward, right), forward])
+        sin_yaw, cos_yaw, sin_pitch, cos_pitch = math.sin(yaw), math.cos(yaw), math.sin(pitch), math.cos(pitch)
+        right = (cos_yaw, 0.0, -sin_yaw)
+        down = (-sin_yaw * sin_pitch, cos_pitch, -cos_yaw * sin_pitch)
+        forward = (sin_yaw * cos_pitch, sin_pitch, cos_yaw * cos_pitch)
+        return np.array([right, down, forward])
 
     def to_view(self, points_m: np.ndarray) -> np.ndarray:
         """(..., 3) points of the camera's frame in the view's."""
@@ -123,7 +125,8 @@ def draw_view(
     """
     view = camera_from_fov(width, height, VIEW_FOV_DEG)
     image = np.empty((height, width, 3), np.uint8)
-    image[:] = _BACKGROUND_RGB
+    # Much faster than numpy's broadcast of three bytes.
+    cv2.rectangle(image, (0, 0), (width, height), _BACKGROUND_RGB, cv2.FILLED)
     _draw_grid(image, orbit, view)
     corners_m = _frustum_corners(camera)
     hands_z_m = [float(orbit.to_view(hand.joints_m[ROOT])[2]) for hand in hands]
