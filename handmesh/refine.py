@@ -234,8 +234,8 @@ class Beliefs:
     first_deg: tuple[float, float, float] = (10.0, 5.0, 4.0)
     hinge_deg: float = 10.0
     betas: float = 0.6
-    aim: float = 0.03
-    log_depth: float = 0.08
+    aim: float = 0.02
+    log_depth: float = 0.04
     landmarks: float = 0.03
     wild: float = 4.0
     limit_deg: float = 0.5
@@ -260,7 +260,7 @@ class Refiner:
         steps: most steps.
     """
 
-    def __init__(self, model: HandModel, beliefs: Beliefs = Beliefs(), offsets_m: np.ndarray = LANDMARK_OFFSETS_M, steps: int = 3) -> None:
+    def __init__(self, model: HandModel, beliefs: Beliefs = Beliefs(), offsets_m: np.ndarray = LANDMARK_OFFSETS_M, steps: int = 2) -> None:
         self._points = KeypointModel.of(model, offsets_m)
         self._root_offset_m = offsets_m[ROOT]
         self._anatomy = Anatomy.of(model)
@@ -287,10 +287,12 @@ class Refiner:
         """
         problem, start = self._pose_problem(pose, landmarks_px, camera, holds_shape)
         best = first = self._linearise(problem, start)
+        if not np.isfinite(first.energy):
+            return pose
         damping = _DAMPING
         for _ in range(self._steps):
             matrix = best.curvature + np.diag((1 + damping) * problem.precision)
-            tried = self._linearise(problem, self._moved(best.state, np.linalg.solve(matrix, -best.slope), holds_shape))
+            tried = self._linearise(problem, self._moved(best.state, _solve(matrix, -best.slope), holds_shape))
             if not tried.energy < best.energy:
                 damping *= _DAMPING_UP
                 continue
@@ -336,7 +338,8 @@ class Refiner:
             return _Linear(state, np.inf, state.deviation, np.eye(len(state.deviation)))
         seen = points_m[:, :2] / z_m
         moves = np.empty((len(points_m), 3, len(state.deviation)))
-        by_rotation = (model.by_rotation[:, :, :, None] @ self._frames).reshape(len(points_m), 3, -1)
+        by_turns = model.by_rotation.reshape(-1, _N_JOINTS, 3).swapaxes(0, 1) @ self._frames
+        by_rotation = by_turns.swapaxes(0, 1).reshape(len(points_m), 3, -1)
         moves[..., :turns] = by_rotation[..., self._free]
         if len(state.deviation) > turns + _N_PLACE:
             moves[..., turns:-_N_PLACE] = model.by_betas
@@ -355,12 +358,12 @@ class Refiner:
         slope = off.ravel() @ weighted + problem.precision * state.deviation
         curvature = flat.T @ weighted
 
-        angles, by_turns = angles_and_slopes(self._anatomy, state.rotmats)
+        angles, slopes = angles_and_slopes(self._anatomy, state.rotmats)
         stiffness = np.radians(self._beliefs.limit_deg) ** -2
         beyond = angles - np.clip(angles, problem.low, problem.high)
         if beyond.any():
             rows = np.zeros((_N_JOINTS - 1, 3, _N_JOINTS, 3))
-            rows[_FINGER_JOINTS, :, _FINGER_JOINTS + 1] = by_turns * (beyond != 0)[..., None]
+            rows[_FINGER_JOINTS, :, _FINGER_JOINTS + 1] = slopes * (beyond != 0)[..., None]
             rows = rows.reshape(beyond.size, -1)[:, self._free]
             energy += stiffness * float(np.square(beyond).sum())
             slope[:turns] += stiffness * (beyond.ravel() @ rows)
@@ -413,6 +416,18 @@ def angles_and_slopes(anatomy: Anatomy, rotmats: np.ndarray) -> tuple[np.ndarray
     slopes[:, TWIST, 0], slopes[:, TWIST, 1] = sin_f, cos_f
     slopes[:, FLEXION, 0], slopes[:, FLEXION, 1], slopes[:, FLEXION, 2] = -cos_f * tan_t, sin_f * tan_t, 1.0
     return angles, slopes
+
+
+def _solve(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(N,) x of matrix x = values, for a positive definite matrix; np.linalg.solve wakes threads that spin, its Cholesky does not."""
+    lower = np.linalg.cholesky(matrix)
+    x = values.copy()
+    for row in range(len(x)):
+        x[row] = (x[row] - lower[row, :row] @ x[:row]) / lower[row, row]
+    for row in reversed(range(len(x))):
+        x[row] /= lower[row, row]
+        x[:row] -= x[row] * lower[row, :row]
+    return x
 
 
 @dataclass(frozen=True)
