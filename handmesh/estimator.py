@@ -61,7 +61,7 @@ class HandMeshEstimator:
         threads: of the network; 0 lets the runtime choose.
         is_live: frames given to `track` come from a camera: they never wait for the detector. Without it they do where that makes the
             same video give the same hands every time.
-        smooth: how much `track` smooths, 0 (nothing) to 1; see `smooth` below.
+        smooth: how much `track` smooths, 0 (nothing) to 1, or None; see `smooth` below.
         refine: what is pulled towards the detector's landmarks (`refine.Refiner`): "pictures", whose landmarks are there anyway; "all":
             the hands of videos too, for which the detector then looks at every frame and `track` waits; or "nothing".
         hand_length_mm: from the wrist joint to the tip of the middle finger of a flat hand: makes sizes and distances true, not average.
@@ -85,7 +85,7 @@ class HandMeshEstimator:
         camera: Camera | None = None,
         threads: int = 0,
         is_live: bool = False,
-        smooth: float = DEFAULT_SMOOTH,
+        smooth: float | None = DEFAULT_SMOOTH,
         refine: Refine = "pictures",
         hand_length_mm: float | None = None,
     ) -> None:
@@ -114,15 +114,15 @@ class HandMeshEstimator:
         self._memories: dict[int, _Memory] = {}
 
     @property
-    def smooth(self) -> float:
-        """How much `track` smooths: 0 gives every frame as the network saw it (but with the track's shape), 1 smooths most."""
+    def smooth(self) -> float | None:
+        """How much `track` smooths: 1 most, 0 not at all but for the shape, which is the track's; None gives each frame as it was seen."""
         return self._smooth
 
     @smooth.setter
-    def smooth(self, smooth: float) -> None:
-        if not 0 <= smooth <= 1:
+    def smooth(self, smooth: float | None) -> None:
+        if smooth is not None and not 0 <= smooth <= 1:
             raise UserError(f"expected smoothing of 0 to 1, got {smooth:g}; 0 is off")
-        self._smooth = float(smooth)
+        self._smooth = smooth
 
     def __call__(self, image_rgb: np.ndarray, camera: Camera | None = None, detections: Sequence[Detection] | None = None) -> list[Hand]:
         """The hands of one picture, from left to right.
@@ -292,6 +292,8 @@ class HandMeshEstimator:
 
     def _steady(self, sight: _Sight, pose: PlacedPose, camera: Camera, time_s: float) -> Hand:
         """The hand as it is shown: with its track's shape, smoothed, at its true size."""
+        if self._smooth is None:
+            return self._posed(sight, pose, camera)
         memory = self._memories.setdefault(sight.track.id, _Memory())
         betas = memory.shape.update(pose.betas, sight.params.presence, time_s - memory.time_s)
         # The same picture of a larger hand is that of one farther away.

@@ -259,10 +259,11 @@ def test_rounds_take_turns():
 def test_ratios_agree_with_the_rows():
     rng = np.random.default_rng(0)
     ours, theirs, every = ([_pass(rng.uniform(5, 30, 20), detections=((),) * 20) for _ in range(3)] for _ in range(3))
-    loops, rows = _loops((OURS, 1, ours), ("mediapipe", 1, theirs), ("detector-every-frame", 1, every))
+    loops, rows = _loops((OURS, 1, ours), ("mediapipe", 1, theirs), ("detector-every-frame", 1, every), ("as-seen", 1, every))
     mine, mediapipe = loops[OURS, 1], loops["mediapipe", 1]
     ratios = np.array(mine["rounds_frames_s"]) / mediapipe["rounds_frames_s"]
     assert mine["vs_mediapipe"] == pytest.approx(np.median(ratios))
+    assert mine["vs_as_seen"] == pytest.approx(np.median(np.array(mine["rounds_frames_s"]) / loops["as-seen", 1]["rounds_frames_s"]))
     assert mine["frames_s"] == pytest.approx(np.median(mine["rounds_frames_s"]))
     assert mediapipe["vs_mediapipe"] is None and loops["detector-every-frame", 1]["vs_detector_every_frame"] is None
     assert mine["calls"] == 20 and mine["time_vs_one_hand"] is None
@@ -472,11 +473,12 @@ def test_plots_are_written(tmp_path):
 
 @pytest.mark.skipif(not DEMO_CLIP.is_file(), reason="without the demo clip")
 def test_the_real_loop_on_the_clip(tmp_path: Path, capsys):
-    report = run_loop_bench(LoopCommand(frames=6, rounds=1, max_hands=(1,), against=("detector-every-frame",), out=tmp_path))
+    report = run_loop_bench(LoopCommand(frames=6, rounds=1, max_hands=(1,), against=("detector-every-frame", "as-seen"), out=tmp_path))
     loops = {row["contender"]: row for row in report.rows if row["by"] == "loop"}
     ours, every = loops[OURS], loops["detector-every-frame"]
     assert ours["calls"] == every["calls"] == 6 and ours["seen_share"] == 1
-    assert every["vs_mediapipe"] is None and ours["vs_detector_every_frame"] > 0
+    assert every["vs_mediapipe"] is None and ours["vs_detector_every_frame"] > 0 and ours["vs_as_seen"] > 0
+    assert loops["as-seen"]["calls"] == 6
     assert 0 < ours["distance_median"] < 0.5 and ours["missed_share"] == 0
     stages = {row["name"]: row for row in report.rows if row["contender"] == OURS and row["by"] == "stage"}
     assert {"read", "detect", "crop", "network", "mesh", "smooth", "overlay"} == set(stages)

@@ -185,6 +185,21 @@ def test_the_same_video_gives_the_same_hands(frames, camera):
         assert all((a.vertices_m == b.vertices_m).all() for a, b in zip(one, other, strict=True))
 
 
+def test_hands_can_be_had_as_they_were_seen(frames, camera):
+    answers = {}
+    for smooth in (None, 0.0):
+        with HandMeshEstimator(camera=camera, smooth=smooth) as estimator:
+            assert estimator.smooth == smooth
+            answers[smooth] = _track_all(estimator, frames[:8], camera)
+    for seen, held in zip(answers[None], answers[0.0], strict=True):
+        for one, other in zip(seen, held, strict=True):
+            np.testing.assert_allclose(one.params.rotmats[1:], other.params.rotmats[1:], atol=1e-6)
+    # A shape of its own in every frame, rather than the mean so far.
+    betas = {smooth: np.array([hands[0].params.betas for hands in followed]) for smooth, followed in answers.items()}
+    np.testing.assert_allclose(betas[None].mean(axis=0), betas[0.0][-1], atol=0.2)
+    assert np.abs(np.diff(betas[None], axis=0))[3:].max() > 2 * np.abs(np.diff(betas[0.0], axis=0))[3:].max()
+
+
 def test_two_hands_are_one_batch(frames, camera, monkeypatch):
     with HandMeshEstimator(camera=camera) as estimator:
         sizes = []

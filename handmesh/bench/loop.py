@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from handmesh.live.sources import Frame, Source, open_source
 from handmesh.records import Camera, Detection, Hand
 from handmesh.timing import StageTimes
 
-Rival = Literal["mediapipe", "detector-every-frame"]
+Rival = Literal["mediapipe", "detector-every-frame", "as-seen"]
 
 OURS = "handmesh"
 # Frames that run before each pass and are not counted: threads start, caches fill.
@@ -385,7 +385,7 @@ def loop_rows(contenders: Sequence[Contender], passes: Sequence[Sequence[Pass]])
     where = {(contender.name, contender.max_hands): mine for contender, mine in zip(contenders, passes, strict=True)}
     rows = []
     for contender, mine in zip(contenders, passes, strict=True):
-        rivals = {rival: where.get((rival, contender.max_hands)) for rival in ("mediapipe", "detector-every-frame")}
+        rivals = {rival: where.get((rival, contender.max_hands)) for rival in get_args(Rival)}
         one = where.get((contender.name, 1)) if contender.max_hands > 1 else None
         whole = {
             "by": "loop",
@@ -396,6 +396,7 @@ def loop_rows(contenders: Sequence[Contender], passes: Sequence[Sequence[Pass]])
             "rounds_frames_s": [each.frames_s for each in mine],
             "vs_mediapipe": _times_faster(mine, rivals["mediapipe"]),
             "vs_detector_every_frame": _times_faster(mine, rivals["detector-every-frame"]),
+            "vs_as_seen": _times_faster(mine, rivals["as-seen"]),
             "time_vs_one_hand": time_over_one_hand(mine, one, contender.max_hands) if one else None,
             "worst_ms": max(float(each.frame_ms.max()) for each in mine),
             "seen_share": float(np.mean([bool(seen) for each in mine for seen in each.keypoints_px])),

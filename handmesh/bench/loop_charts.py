@@ -22,11 +22,8 @@ def draw_loop(report: Report, path: Path) -> None:
     panels = []
     for row in report.rows:
         if row["by"] == "loop":
-            against = [
-                f"{row[key]:.2f} x {name}"
-                for key, name in (("vs_mediapipe", "mediapipe"), ("vs_detector_every_frame", "detector-every-frame"))
-                if row[key] is not None
-            ]
+            ratios = {name: row[f"vs_{name.replace('-', '_')}"] for name in ("mediapipe", "detector-every-frame", "as-seen")}
+            against = [f"{ratio:.2f} x {name}" for name, ratio in ratios.items() if ratio is not None]
             speed = f"{row['contender']}, max hands {row['max_hands']}: {row['frames_s']:.1f} frames/s"
             panels.append(("; ".join((speed, *against)), []))
         else:

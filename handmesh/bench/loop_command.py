@@ -61,10 +61,10 @@ class LoopCommand(_NetworkFlags):
     """Hand frames over at the video's own rate, as a camera does, and skip those that find the loop busy: for latency."""
     max_hands: tuple[int, ...] = (1,)
     """Most hands to look for. Several, like "1 2", run in turn and are compared."""
-    against: tuple[Literal["mediapipe", "detector-every-frame"], ...] = ()
-    """What has its turns in the same run: MediaPipe's landmarks alone, read ahead by a thread as ours and with nothing drawn; or the loop
-    with the detector and two looks in every frame, as pictures have them. Each gives a ratio of frames/s and the distance of our
-    keypoints to MediaPipe's landmarks."""
+    against: tuple[Literal["mediapipe", "detector-every-frame", "as-seen"], ...] = ()
+    """What has its turns in the same run: MediaPipe's landmarks alone, read ahead by a thread as ours and with nothing drawn; the loop
+    with the detector and two looks in every frame, as pictures have them; or the loop that shows each frame's hands as seen, neither
+    smoothed nor with a held shape. Each gives a ratio of frames/s, the first two the distance of our keypoints to MediaPipe's landmarks."""
     threads: int = 0
     """Of the network; 0 takes half of the cores, as handmesh-demo does for streams."""
     rounds: int = 3
@@ -157,6 +157,7 @@ def run_loop_bench(command: LoopCommand) -> Report:
     for key, heading in (
         ("vs_mediapipe", "x mediapipe"),
         ("vs_detector_every_frame", "x every frame"),
+        ("vs_as_seen", "x as seen"),
         ("time_vs_one_hand", "time/one hand"),
         ("distance_median", "distance p50"),
         ("distance_p95", "p95, boxes"),
@@ -267,6 +268,8 @@ def _contender(name: str, max_hands: int, command: LoopCommand, stack: ExitStack
     if name == "mediapipe":
         return Contender(name, max_hands, lambda source: run_mediapipe(source, open_detector()))
     estimator = stack.enter_context(_estimator(command, max_hands))
+    if name == "as-seen":
+        estimator.smooth = None
     artist = _artist()
     if name == "detector-every-frame":
         asking = DetectorEveryFrame(estimator, open_detector)
