@@ -70,6 +70,8 @@ def test_lengths_and_extents_are_those_of_the_flat_hand(model):
     for betas in (np.zeros(10), *rng.normal(size=(3, 10))):
         joints_m = model.joints(skin(model, flat, betas))
         assert model.length_m(betas) == pytest.approx(np.linalg.norm(joints_m[MIDDLE_TIP] - joints_m[WRIST]))
+        rest_m = model.rest_joints_m + model.joint_shape_dirs @ betas
+        assert model.extent_m(betas) == pytest.approx(np.sqrt(((rest_m - rest_m.mean(axis=0)) ** 2).sum(axis=1).mean()), rel=1e-5)
     larger = np.eye(10)[model.beta_names.index("size")]
     assert model.extent_m(larger) / model.extent_m(0 * larger) == pytest.approx(
         model.length_m(larger) / model.length_m(0 * larger), rel=0.02

@@ -71,6 +71,14 @@ class HandModel:
         return (self.joint_regressor @ self.shape_dirs.reshape(len(self.template_m), -1)).reshape(-1, *self.shape_dirs.shape[1:])
 
     @cached_property
+    def _extent_form(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """The square of `extent_m` is quadratic in betas: its constant, slope (10,) and curvature (10, 10)."""
+        centred_m = (self.rest_joints_m - self.rest_joints_m.mean(axis=0)).ravel()
+        dirs_m = (self.joint_shape_dirs - self.joint_shape_dirs.mean(axis=0)).reshape(len(centred_m), -1)
+        joints = len(self.rest_joints_m)
+        return float(centred_m @ centred_m) / joints, 2 * dirs_m.T @ centred_m / joints, dirs_m.T @ dirs_m / joints
+
+    @cached_property
     def for_joints(self) -> HandModel:
         """The same model with no more vertices than `joints` needs, and no faces: where only joints are wanted, a third of the work."""
         used = np.flatnonzero(np.any(self.joint_regressor != 0, axis=0) | np.isin(np.arange(len(self.template_m)), self.tip_vertices))
@@ -131,8 +139,8 @@ class HandModel:
 
     def extent_m(self, betas: np.ndarray) -> float:
         """Root mean square distance of the unposed hand's 16 joints from their middle, with betas (10,): how large a picture of it is."""
-        joints_m = self.rest_joints_m + self.joint_shape_dirs @ betas
-        return float(np.sqrt(((joints_m - joints_m.mean(axis=0)) ** 2).sum(axis=1).mean()))
+        constant, slope, curvature = self._extent_form
+        return float(np.sqrt(constant + (slope + curvature @ betas) @ betas))
 
     def mean_rotmats(self) -> np.ndarray:
         """(16, 3, 3) rotations of the relaxed hand."""
