@@ -74,7 +74,7 @@ class GeneratedShards:
         self, batch_size: int = 8, validation_pictures: int = 8, mirror_share: float = 0.25, trained: HandModel | None = None
     ) -> TrainingData:
         """The same, as the training loop takes it."""
-        return TrainingData([self.source(validation_pictures, trained=trained)], 1.0, batch_size, mirror_share)
+        return TrainingData([self.source(validation_pictures, trained=trained)], (1,), batch_size, mirror_share)
 
     def batch(self, size: int = 16, mirror_share: float = 0.0, trained: HandModel | None = None) -> Batch:
         """The first batch of training pictures."""

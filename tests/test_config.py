@@ -13,7 +13,7 @@ import pytest
 from handmesh.config import config_from_dict, config_hash, config_to_dict, load_config, parse_config
 from handmesh.errors import UserError
 from handmesh.synthetic.config import PictureSet
-from handmesh.training.command import TrainCommand, parse_train
+from handmesh.training.command import SourceConfig, TrainCommand, parse_train
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,13 +30,14 @@ def yaml_file(tmp_path):
 
 def test_values_become_their_fields_types(yaml_file):
     # PyYAML reads 1e-3 as text, 5 as int where a float is meant, and 2e3 as text where an int is meant.
-    text = "schedule: {learning_rate: 1e-3, clip_norm: 5, pictures: 2e3, max_minutes: null}\ndata: {shards: [a, b c]}\nresume: true"
+    text = "schedule: {learning_rate: 1e-3, clip_norm: 5, pictures: 2e3, max_minutes: null}\n"
+    text += "data: {sources: [{folders: [a, b c]}]}\nresume: true"
     command = load_config(TrainCommand, yaml_file(text))
     assert command.schedule.learning_rate == 1e-3
     assert isinstance(command.schedule.clip_norm, float) and command.schedule.clip_norm == 5
     assert isinstance(command.schedule.pictures, int) and command.schedule.pictures == 2000
     assert command.schedule.max_minutes is None
-    assert command.data.shards == (Path("a"), Path("b c"))
+    assert command.data.sources == (SourceConfig(folders=(Path("a"), Path("b c"))),)
     assert command.resume is True
     assert command.model == TrainCommand().model
 
@@ -55,7 +56,7 @@ def test_an_empty_file_gives_the_defaults(yaml_file):
         ("schedule: {pictures: true}", "a whole number"),
         ("model: {head: dense}", "one of pooled, keypoint"),
         ("model: fastvit_t8", "settings by name"),
-        ("data: {shards: here}", "a list for 'data.shards'"),
+        ("data: {sources: here}", "a list for 'data.sources'"),
         ("resume: 1", "true or false"),
         ("a: [", "does not parse"),
         ("- a", "settings by name"),
@@ -74,9 +75,9 @@ def test_a_missing_file_gets_one_line(tmp_path):
 
 def test_flags_override_the_file(yaml_file):
     path = yaml_file("schedule: {pictures: 5}\nmodel: {variant: fastvit_sa12}")
-    command = parse_train([str(path), "--schedule.pictures", "7", "--resume", "--data.shards", "x", "y"])
+    command = parse_train([str(path), "--schedule.pictures", "7", "--resume", "--data.sources.0.folders", "x", "y"])
     assert (command.schedule.pictures, command.model.variant, command.resume) == (7, "fastvit_sa12", True)
-    assert command.data.shards == (Path("x"), Path("y"))
+    assert command.data.sources == (SourceConfig(folders=(Path("x"), Path("y"))),)
     assert parse_train([str(path), "--no-resume"]).resume is False
 
 

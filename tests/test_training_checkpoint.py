@@ -21,7 +21,7 @@ from handmesh.training.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from handmesh.training.command import DataConfig, ModelConfig, TrainCommand
+from handmesh.training.command import DataConfig, ModelConfig, SourceConfig, TrainCommand
 from handmesh.training.model import HandNet, build_net
 
 MODEL = ModelConfig(size_px=64)
@@ -36,7 +36,8 @@ def checkpoint() -> Checkpoint:
     net = build_net(MODEL).train()
     for _ in range(3):
         net(torch.randint(0, 256, (2, 64, 64, 3)))
-    command = TrainCommand(out=Path("/somewhere/secret/run"), model=MODEL, data=DataConfig(shards=(Path("/somewhere/secret/pictures"),)))
+    source = SourceConfig(folders=(Path("/somewhere/secret/pictures"),))
+    command = TrainCommand(out=Path("/somewhere/secret/run"), model=MODEL, data=DataConfig(sources=(source,)))
     state = net.state_dict()
     return Checkpoint(config_to_dict(command), "open-hand-2", "abc", 3, 12, 1.5, state, state, {"state": {}}, 9.5)
 

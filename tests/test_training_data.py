@@ -21,7 +21,7 @@ from handmesh.synthetic.config import PictureSet
 from handmesh.synthetic.scene import Sample
 from handmesh.synthetic.sets import open_set, plan_manifest
 from handmesh.synthetic.shards import ShardWriter
-from handmesh.training.command import DataConfig
+from handmesh.training.command import DataConfig, SourceConfig
 from handmesh.training.data import Batch, ShardSource, TrainingData, divide_draws, open_data, permuted, prefetch, read_shards
 
 
@@ -83,7 +83,7 @@ def test_every_picture_is_shown_once_an_epoch(shards):
 
 def two_sources(hand_model: HandModel, share: float = 0.25) -> TrainingData:
     first, second = (GeneratedShards(hand_model, count, seed=count).source(4) for count in (20, 33))
-    return TrainingData([first, second], share, 8, 0.4)
+    return TrainingData([first, second], (share, 1 - share), 8, 0.4)
 
 
 @pytest.mark.parametrize("rows", [[slice(0, 4), slice(4, 8)], [slice(0, 1), slice(1, 6), slice(6, 8)], [slice(0, 8, 2), slice(1, 8, 2)]])
@@ -156,7 +156,7 @@ def test_upright_hands_come_as_often_as_asked(shards):
     shards._labels["rotmats"][::2, 0] = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
 
     def upright(share: float) -> torch.Tensor:
-        data = TrainingData([shards.source(4, upright_share=share)], 1.0, 16, 0.0)
+        data = TrainingData([shards.source(4, upright_share=share)], (1,), 16, 0.0)
         batch = Batch.join([data.batch(0, step) for step in range(6)])
         return (batch.presence == 1) & (-batch.rotmats[:, 0, 1, 0] < -0.5)
 
@@ -268,7 +268,7 @@ def folder(shards, hand_model, tmp_path, monkeypatch) -> Path:
 
 
 def test_folders_on_disk_are_read_as_they_are(folder, shards, hand_model):
-    config = DataConfig(shards=(folder, folder), batch_size=10, validation_pictures=4)
+    config = DataConfig(sources=(SourceConfig(folders=(folder, folder)),), batch_size=10, validation_pictures=4)
     data = open_data(config, hand_model, 64)
     assert len(data) == 44
     batch = data.batch(1, 0)
@@ -284,18 +284,19 @@ def test_folders_on_disk_are_read_as_they_are(folder, shards, hand_model):
 
 def test_the_open_hands_shards_train_another_model_by_joints(folder):
     other = random_hand_model(50).astype(np.float32)
-    data = open_data(DataConfig(shards=(folder,), batch_size=10, validation_pictures=4), other, 64)
+    data = open_data(DataConfig(sources=(SourceConfig(folders=(folder,)),), batch_size=10, validation_pictures=4), other, 64)
     assert data.batch(0, 0).has_joints.any() and not data.batch(0, 0).has_params.any()
 
 
 def test_unfit_folders_get_one_line(folder, shards, hand_model):
     def rejected(message: str, **changes) -> None:
         with pytest.raises(UserError, match=message) as caught:
-            open_data(DataConfig(**{"shards": (folder,), "validation_pictures": 4, **changes}), hand_model, 64)
+            source = SourceConfig(folders=(changes.pop("folder", folder),))
+            open_data(DataConfig(sources=(source,), **{"validation_pictures": 4, **changes}), hand_model, 64)
         assert "\n" not in str(caught.value)
 
     rejected("more than data.validation_pictures = 24", validation_pictures=24)
-    rejected("with a manifest.json", shards=(folder / "nowhere",))
+    rejected("with a manifest.json", folder=folder / "nowhere")
     with pytest.raises(UserError, match="model.size_px = 128"):
         shards.source(size_px=128)
     with pytest.raises(UserError, match="at least one folder"):

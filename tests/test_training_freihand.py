@@ -26,7 +26,7 @@ from handmesh.synthetic.config import PictureSet
 from handmesh.synthetic.freihand_layout import LayoutWriter
 from handmesh.synthetic.scene import Sample
 from handmesh.synthetic.sets import open_set, plan_manifest
-from handmesh.training.command import DataConfig
+from handmesh.training.command import DataConfig, SourceConfig
 from handmesh.training.data import Batch, TrainingData, open_data
 from handmesh.training.freihand import FreiHandSource, look_at, put_before
 
@@ -51,7 +51,12 @@ def photos(tmp_path_factory) -> Path:
 
 
 def config_of(folder: Path, **changes) -> DataConfig:
-    return DataConfig(**{"shards": (), "freihand": folder, "validation_pictures": 8, "batch_size": 16, **changes})
+    source = SourceConfig("freihand", (folder,))
+    return DataConfig(**{"sources": (source,), "validation_pictures": 8, "batch_size": 16, **changes})
+
+
+def source_of(config: DataConfig, hand_model: HandModel, size_px: int) -> FreiHandSource:
+    return FreiHandSource(config.sources[0].folders[0], config, hand_model, size_px)
 
 
 def read(source: FreiHandSource, is_mirrored: bool = False) -> Batch:
@@ -69,13 +74,13 @@ def projected(batch: Batch) -> torch.Tensor:
 
 @pytest.mark.parametrize("crop", ["keypoints", "fixed"])
 def test_joints_project_onto_keypoints(folder, mano, crop):
-    batch = read(FreiHandSource(config_of(folder, freihand_crop=crop), mano, CROP_PX))
+    batch = read(source_of(config_of(folder, freihand_crop=crop), mano, CROP_PX))
     assert batch.has_joints.all() and (projected(batch) - batch.keypoints_px).abs().max() < 1e-3
 
 
 def test_labels_are_freihands_own_turned_into_the_crop(folder, mano):
     """Distances do not turn, and neither does what the joints look like from the vertices."""
-    batch, pictures = read(FreiHandSource(config_of(folder), mano, CROP_PX)), FreiHand(folder)
+    batch, pictures = read(source_of(config_of(folder), mano, CROP_PX)), FreiHand(folder)
     hand = batch.index.numpy() % HANDS
     xyz_m, verts_m = pictures.xyz_m[hand], pictures.verts_m[hand]
 
@@ -89,7 +94,7 @@ def test_labels_are_freihands_own_turned_into_the_crop(folder, mano):
 
 
 def test_parameters_pose_the_vertices(folder, mano):
-    batch = read(FreiHandSource(config_of(folder), mano, CROP_PX))
+    batch = read(source_of(config_of(folder), mano, CROP_PX))
     assert batch.has_params.all() and batch.has_vertices.all() and not batch.has_dense.any()
     posed_m = skin(mano, batch.rotmats.numpy(), batch.betas.numpy())
     posed_m = posed_m - mano.joints(posed_m)[:, ROOT : ROOT + 1]
@@ -98,7 +103,7 @@ def test_parameters_pose_the_vertices(folder, mano):
 
 def test_the_fixed_crop_is_metros_and_the_other_holds_all_keypoints(folder, mano):
     pictures = FreiHand(folder)
-    close, fixed = (read(FreiHandSource(config_of(folder, freihand_crop=crop), mano, 180)) for crop in ("keypoints", "fixed"))
+    close, fixed = (read(source_of(config_of(folder, freihand_crop=crop), mano, 180)) for crop in ("keypoints", "fixed"))
     assert close.keypoints_px.min() > 25 and close.keypoints_px.max() < 154
     extent = np.ptp(close.keypoints_px.numpy(), axis=1).max(axis=1)
     np.testing.assert_allclose(extent, 180 / 1.5, rtol=1e-4)
@@ -121,7 +126,7 @@ def test_many_cameras_at_once_are_those_that_are_made_one_by_one(folder):
 
 def test_pictures_show_what_the_labels_say(folder, mano):
     """Hands are light and backgrounds dark in these pictures."""
-    batch = read(FreiHandSource(config_of(folder), mano, CROP_PX))
+    batch = read(source_of(config_of(folder), mano, CROP_PX))
     light = batch.crops.float().amax(-1)
     x, y = batch.keypoints_px.round().long().unbind(-1)
     at_joints = light[torch.arange(len(batch))[:, None], y, x]
@@ -130,7 +135,7 @@ def test_pictures_show_what_the_labels_say(folder, mano):
 
 
 def test_mirrored_crops_are_left_hands(folder, mano):
-    source = FreiHandSource(config_of(folder), mano, CROP_PX)
+    source = source_of(config_of(folder), mano, CROP_PX)
     plain, mirrored = read(source), read(source, is_mirrored=True)
     assert torch.equal(mirrored.crops, plain.crops.flip(2))
     torch.testing.assert_close(mirrored.keypoints_px[..., 0], CROP_PX - 1 - plain.keypoints_px[..., 0])
@@ -156,21 +161,21 @@ def test_no_hand_is_both_trained_on_and_held_out(folder, mano):
 
 def test_freihand_and_shards_share_each_batch(folder, mano):
     shards = GeneratedShards(mano, size_px=CROP_PX)
-    data = TrainingData([FreiHandSource(config_of(folder), mano, CROP_PX), shards.source()], 0.75, 16, 0.25)
+    data = TrainingData([source_of(config_of(folder), mano, CROP_PX), shards.source()], (3, 1), 16, 0.25)
     for step in range(3):
         batch = data.batch(0, step)
         assert (batch.source == 0).sum() == 12
         assert not batch.has_dense[batch.source == 0].any()
         parts = Batch.join([data.batch(0, step, slice(start, start + 4)) for start in range(0, 16, 4)])
         assert torch.equal(parts.crops, batch.crops) and torch.equal(parts.has_params, batch.has_params)
-    assert any("75% of each batch from FreiHAND, the rest from shards" in line for line in data.notes())
+    assert any("each batch: 75% FreiHAND, 25% shards" in line for line in data.notes())
 
 
 # Hand models
 
 
 def test_without_mano_joints_alone_supervise(folder, hand_model):
-    source = FreiHandSource(config_of(folder), hand_model, CROP_PX)
+    source = source_of(config_of(folder), hand_model, CROP_PX)
     batch = read(source)
     assert batch.has_joints.all() and batch.has_keypoints.all() and not (batch.has_params | batch.has_vertices).any()
     assert batch.vertices_m.shape[1] == len(hand_model.template_m) and not batch.vertices_m.any()
@@ -178,17 +183,17 @@ def test_without_mano_joints_alone_supervise(folder, hand_model):
 
 
 def test_the_gap_between_parameters_and_vertices_is_measured(folder, mano, tmp_path):
-    lines = FreiHandSource(config_of(folder), mano, CROP_PX).notes()
+    lines = source_of(config_of(folder), mano, CROP_PX).notes()
     assert any("0.00 mm from their vertices" in line for line in lines) and not any("warning" in line for line in lines)
     # The trap of a hand model without FreiHAND's mean pose, and vertices that are 2 mm off for one hand.
-    flat = FreiHandSource(config_of(folder), replace(mano, mean_pose=np.zeros_like(mano.mean_pose)), CROP_PX)
+    flat = source_of(config_of(folder), replace(mano, mean_pose=np.zeros_like(mano.mean_pose)), CROP_PX)
     assert any("warning" in line for line in flat.notes())
     shutil.copytree(folder, tmp_path / "moved")
     path = tmp_path / "moved" / "training_verts.json"
     verts_m = np.array(json.loads(path.read_text()))
     verts_m[5, :, 0] += 0.002
     path.write_text(json.dumps(verts_m.tolist()))
-    moved = FreiHandSource(config_of(tmp_path / "moved"), mano, CROP_PX).notes()
+    moved = source_of(config_of(tmp_path / "moved"), mano, CROP_PX).notes()
     assert any(f"{2 / HANDS:.2f} mm from their vertices, 2.00 mm at most" in line for line in moved)
     assert any("warning" in line for line in moved)
 
@@ -209,10 +214,10 @@ def test_another_background_changes_nothing_on_the_hand(folder):
 
 
 def test_backgrounds_come_as_often_as_asked_and_go_by_the_mask_of_the_first_version(folder, mano, photos, tmp_path):
-    plain = read(FreiHandSource(config_of(folder), mano, CROP_PX))
+    plain = read(source_of(config_of(folder), mano, CROP_PX))
 
     def changed(share: float, root: Path = folder) -> torch.Tensor:
-        source = FreiHandSource(config_of(root, backgrounds=photos, background_share=share), mano, CROP_PX)
+        source = source_of(config_of(root, backgrounds=photos, background_share=share), mano, CROP_PX)
         return (read(source).crops != plain.crops).flatten(1).any(1)
 
     assert not changed(0.0).any() and changed(1.0).all() and 0.3 < changed(0.5).float().mean() < 0.7
@@ -221,7 +226,7 @@ def test_backgrounds_come_as_often_as_asked_and_go_by_the_mask_of_the_first_vers
         cv2.imwrite(str(path), np.full((SIZE_PX, SIZE_PX), 255, np.uint8))
     assert not changed(1.0, tmp_path / "masked").any()
     held_out = [
-        Batch.join(list(FreiHandSource(config_of(folder, background_share=1.0, **more), mano, CROP_PX).validation(8)))
+        Batch.join(list(source_of(config_of(folder, background_share=1.0, **more), mano, CROP_PX).validation(8)))
         for more in ({}, {"backgrounds": photos})
     ]
     assert torch.equal(held_out[0].crops, held_out[1].crops)
@@ -263,7 +268,7 @@ def make_set(folder: Path, model: HandModel, count: int = 20, **shares: float) -
 
 def test_a_left_hand_is_read_as_the_right_hand_that_was_drawn(hand_model, tmp_path):
     right, left = (
-        read(FreiHandSource(config_of(make_set(tmp_path / str(share), hand_model, left_share=share, negative_share=0.0)), hand_model, 32))
+        read(source_of(config_of(make_set(tmp_path / str(share), hand_model, left_share=share, negative_share=0.0)), hand_model, 32))
         for share in (0.0, 1.0)
     )
     assert len(left) == len(right) > 20 and left.has_params.all() and (left.right == 1).all()
@@ -277,7 +282,7 @@ def test_a_left_hand_is_read_as_the_right_hand_that_was_drawn(hand_model, tmp_pa
 
 def test_all_kinds_of_a_set_are_read(hand_model, mano, tmp_path):
     make_set(tmp_path / "set", hand_model, count=30, left_share=0.4, negative_share=0.3)
-    source = FreiHandSource(config_of(tmp_path / "set", validation_pictures=10), hand_model, 32)
+    source = source_of(config_of(tmp_path / "set", validation_pictures=10), hand_model, 32)
     batch = read(source)
     everything = Batch.join([batch, *source.validation(4)])
     assert sorted(everything.index.tolist()) == list(range(120))
@@ -287,7 +292,7 @@ def test_all_kinds_of_a_set_are_read(hand_model, mano, tmp_path):
     assert not batch.keypoints_px[empty].any() and (batch.focal_px[empty] == 32).all()
     assert (batch.crops[empty].float().flatten(1).std(1) > 10).all()
     assert any("0.00 mm from their vertices" in line for line in source.notes())
-    other = FreiHandSource(config_of(tmp_path / "set", validation_pictures=10), mano, 32)
+    other = source_of(config_of(tmp_path / "set", validation_pictures=10), mano, 32)
     assert not read(other).has_params.any() and any("without open-hand" in line for line in other.notes())
 
 
@@ -297,7 +302,7 @@ def test_all_kinds_of_a_set_are_read(hand_model, mano, tmp_path):
 def test_unfit_folders_get_one_line(folder, mano, hand_model, photos, tmp_path):
     def rejected(message: str, config: DataConfig) -> None:
         with pytest.raises(UserError, match=message) as caught:
-            read(FreiHandSource(config, mano, CROP_PX))
+            read(source_of(config, mano, CROP_PX))
         assert "\n" not in str(caught.value)
 
     rejected("give the folder that holds 'training'", config_of(tmp_path / "nowhere"))

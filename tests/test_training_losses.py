@@ -35,7 +35,7 @@ TERMS = {name for name in vars(LossWeights()) if not name.startswith("teacher")}
 # Whose labels stand where which flag is set.
 LABELS = {
     "has_keypoints": ("keypoints_px",),
-    "has_joints": ("joints_m", "root_m", "focal_px"),
+    "has_joints": ("joints_m", "root_m"),
     "has_params": ("rotmats", "betas"),
     "has_vertices": ("vertices_m",),
     "has_dense": ("depth_m",),
@@ -55,9 +55,12 @@ def full(hand_model) -> Batch:
 
 @pytest.fixture
 def batch(full) -> Batch:
-    """The same, of some of whose hands only joints are known, and of some no dense labels."""
+    """The same, of some of whose hands only joints are known, of some no dense labels, and of some a detector's landmarks alone."""
     lacking = torch.arange(len(full)) % 3 == 0
-    return replace(full, **{name: getattr(full, name) & ~lacking for name in ("has_params", "has_vertices", "has_dense")})
+    photographs = (torch.arange(len(full)) % 5 == 1) & full.has_keypoints
+    holds = {name: getattr(full, name) & ~(lacking | photographs) for name in ("has_params", "has_vertices", "has_dense")}
+    weight = torch.where(photographs, 0.5, 0.0)
+    return replace(full, **holds, has_joints=full.has_joints & ~photographs, landmark_weight=weight)
 
 
 def truth(batch: Batch) -> Prediction:
@@ -145,9 +148,11 @@ def test_aligned_errors_see_shapes_alone(layer, full):
 
 def test_samples_without_a_label_give_no_gradient(layer, batch):
     pull = gradients(layer, guess(batch), batch)
+    landmarks = batch.landmark_weight > 0
+    assert (landmarks & (batch.right == 1)).any() and (landmarks & (batch.right == 0)).any()
     holds = {
-        **dict.fromkeys(("rot6d", "betas", "camera"), batch.has_joints),
-        **dict.fromkeys(("keypoints", "heatmap_logits"), batch.has_keypoints),
+        **dict.fromkeys(("rot6d", "betas", "camera"), batch.has_joints | (landmarks & (batch.right == 1))),
+        **dict.fromkeys(("keypoints", "heatmap_logits"), batch.has_keypoints & (~landmarks | (batch.right == 1))),
         **dict.fromkeys(("parts_logits", "depth_m"), batch.has_dense),
         "presence_logit": batch.presence >= 0,
         "right_logit": batch.right >= 0,
@@ -161,6 +166,9 @@ def test_labels_that_do_not_hold_may_be_anything(layer, batch):
     for flag, names in LABELS.items():
         for name in names:
             broken[name][~getattr(batch, flag)] = torch.nan
+    # Landmarks are projected with the focal length, too.
+    broken["focal_px"] = torch.where(batch.has_joints | (batch.landmark_weight > 0), batch.focal_px, torch.nan)
+    broken["param_weight"] = torch.where(batch.has_params, batch.param_weight, torch.nan)
     foul = replace(batch, **broken)
     assert all(getattr(foul, name).isnan().any() for name in broken)
     prediction = guess(batch)
@@ -276,7 +284,8 @@ def test_a_wrong_hand_costs_something_in_every_term(layer, full):
     shifted = {"camera": right["camera"] * 1.1, "keypoints": right["keypoints"] + 0.1, "depth_m": right["depth_m"] + 0.01}
     flipped = {name: -right[name] for name in ("presence_logit", "right_logit", "parts_logits")}
     wrong = Prediction(**others, **shifted, **flipped, heatmap_logits=right["heatmap_logits"])
-    assert {name for name, value in loss_terms(layer, wrong, full).items() if not value > 1e-4} == set()
+    # Rendered images have no landmarks; tests/test_training_photographs.py.
+    assert {name for name, value in loss_terms(layer, wrong, full).items() if not value > 1e-4} == {"landmarks"}
 
 
 def test_keypoints_outside_of_the_crop_are_not_sought_in_it(layer, full):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from generated_freihand import make_freihand
 from generated_mano import mano_pickle, right_arrays
+from generated_photographs import make_photographs
 
 from handmesh import cli
 from handmesh.freihand import FreiHand
@@ -25,13 +26,13 @@ from handmesh.training.layer import HandLayer
 from handmesh.training.losses import measure_errors
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-CONFIGURATIONS = ("smoke", "synthetic_t8", "freihand_t8", "freihand_sa12", "freihand_ma36", "mixed_ma36", "distill_t8")
+CONFIGURATIONS = ("smoke", "synthetic_t8", "freihand_t8", "freihand_sa12", "freihand_ma36", "mixed_ma36", "distill_t8", "photographs_t8")
 BATCH = 4
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Iterator[Path]:
-    """A folder with FreiHAND (16 hands in 4 versions), MANO's pickle and 48 rendered pictures, as a user would have them."""
+    """A folder with FreiHAND (16 hands in 4 versions), MANO's pickle, 48 rendered images and 40 photographs, as a user would have them."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "MANO_RIGHT.pkl").write_bytes(mano_pickle(right_arrays()))
     with pytest.MonkeyPatch.context() as patch:
@@ -39,6 +40,7 @@ def place(tmp_path_factory) -> Iterator[Path]:
         assert run(cli.mano, "import", folder / "MANO_RIGHT.pkl") == 0
         make_freihand(folder / "freihand", load_hand_model("mano"), count=16, versions=4, evaluation=8)
         assert run(cli.synth, "--out", folder / "synthetic", "--count", 48, "--size", 64, "--workers", 1) == 0
+        make_photographs(folder / "photographs", load_hand_model("open"))
         yield folder
 
 
@@ -56,9 +58,11 @@ def train(place: Path, name: str, *flags: object) -> Path:
     command = [CONFIGS / f"{name.split('-')[0]}.yaml", "--out", out, "--device", "cpu", "--model.size-px", 64, "--log-every-batches", 5]
     command += ["--model.no-pretrained", "--data.readers", 1, "--data.batch-size", BATCH]
     if name.startswith(("freihand", "mixed", "distill")):
-        command += ["--data.freihand", place / "freihand"]
-    if name.startswith(("smoke", "synthetic", "mixed", "distill")):
-        command += ["--data.shards", place / "synthetic"]
+        command += ["--data.sources.0.folders", place / "freihand"]
+    if name.startswith("photographs"):
+        command += ["--data.sources.1.folders", place / "photographs", "--init-from", CONFIGS.parent / "weights" / "hand_t8.pt"]
+    if name.startswith(("smoke", "synthetic", "mixed", "distill", "photographs")):
+        command += [f"--data.sources.{int(name.startswith(('mixed', 'distill')))}.folders", place / "synthetic"]
     if name.startswith("distill"):
         # What mixed_ma36 gives; which of the tests runs first does not matter.
         if not (place / "mixed_ma36" / "best.pt").is_file():
@@ -93,7 +97,8 @@ def test_every_configuration_trains_for_20_steps(place, name):
     assert ("parts" in learnt) == model.dense
     assert ("heatmaps" in learnt) == (model.head == "keypoint")
     assert ("teacher_vertices" in learnt) == (name == "distill_t8")
-    assert (data.freihand is None) == (name in ("smoke", "synthetic_t8"))
+    assert (float(steps[-1]["landmarks"]) > 0) == (name == "photographs_t8")
+    assert (data.sources[0].kind == "freihand") == (name not in ("smoke", "synthetic_t8", "photographs_t8"))
 
 
 def test_freihand_without_mano_teaches_the_open_hand_by_joints(place, capfd):

@@ -22,7 +22,7 @@ from handmesh.hand_model import HandModel
 from handmesh.synthetic.manifest import SHARDS, write_manifest
 from handmesh.synthetic.shards import shard_name
 from handmesh.training.checkpoint import Checkpoint, load_checkpoint
-from handmesh.training.command import DataConfig, ModelConfig, ScheduleConfig, TrainCommand
+from handmesh.training.command import DataConfig, ModelConfig, ScheduleConfig, SourceConfig, TrainCommand
 from handmesh.training.loop import train
 
 STEPS, BATCH = 8, 4
@@ -58,7 +58,7 @@ def command(tmp_path, hand_model) -> TrainCommand:
         keep_every_pictures=KILLED_AFTER,
         save_every_minutes=1e-6,
         model=ModelConfig(size_px=64, head="pooled", drop_path=0.1),
-        data=DataConfig(shards=(folder,), batch_size=BATCH, validation_pictures=4, prefetch_batches=2, readers=2),
+        data=DataConfig(sources=(SourceConfig(folders=(folder,)),), batch_size=BATCH, validation_pictures=4, prefetch_batches=2, readers=2),
         schedule=ScheduleConfig(pictures=STEPS * BATCH, warmup_pictures=2 * BATCH),
     )
 

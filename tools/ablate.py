@@ -29,7 +29,7 @@ from handmesh.config import config_to_dict, load_config
 from handmesh.errors import UserError
 from handmesh.synthetic.shards import ShardReader
 from handmesh.training.checkpoint import LAST_NAME
-from handmesh.training.command import ModelConfig, TrainCommand
+from handmesh.training.command import ModelConfig, SourceConfig, TrainCommand
 from handmesh.training.watch import METRICS_NAME, read_metrics
 from handmesh.wholefile import replacing
 
@@ -98,7 +98,7 @@ def variant_command(base: TrainCommand, name: str, shards: Sequence[Path], pictu
         resume=False,
         validate_every_pictures=pictures,
         model=replace(base.model, size_px=size_px, pretrained=False, **{**_BASE, **VARIANTS[name].changes}),
-        data=replace(base.data, shards=tuple(shards)),
+        data=replace(base.data, sources=(SourceConfig(folders=tuple(shards)),)),
         distill=replace(base.distill, teacher=None),
         schedule=schedule,
     )

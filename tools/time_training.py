@@ -22,7 +22,7 @@ import torch
 
 from handmesh.cli import guard
 from handmesh.hand_model import load_hand_model
-from handmesh.training.command import DataConfig, ModelConfig, ScheduleConfig, TrainCommand
+from handmesh.training.command import DataConfig, ModelConfig, ScheduleConfig, SourceConfig, TrainCommand
 from handmesh.training.convolution import quicken
 from handmesh.training.data import open_data
 from handmesh.training.layer import HandLayer
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     command = TrainCommand(
         model=ModelConfig(size_px=options.size_px),
-        data=DataConfig(shards=(options.shards,), batch_size=options.batch, validation_pictures=0),
+        data=DataConfig(sources=(SourceConfig(folders=(options.shards,)),), batch_size=options.batch, validation_pictures=0),
         log_every_batches=options.steps,
         schedule=ScheduleConfig(pictures=(_WARM_UP_STEPS + options.steps) * options.batch),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import torch
@@ -46,6 +47,22 @@ def augment(batch: Batch, config: AugmentConfig, random: torch.Generator) -> Bat
     return replace(batch, crops=planes.permute(0, 2, 3, 1))
 
 
+def augment_sources(batch: Batch, configs: Sequence[AugmentConfig], random: torch.Generator) -> Batch:
+    """`augment`, with settings of its own for each source.
+
+    Args:
+        batch: with uint8 crops; `source` says which of `configs` is a sample's.
+        configs: of the sources, by number; equal ones are applied together.
+        random: as for `augment`.
+    """
+    if len(set(configs)) == 1:
+        return augment(batch, configs[0], random)
+    number = torch.tensor([configs.index(config) for config in configs], device=batch.source.device)[batch.source]
+    rows = [(number == each).nonzero()[:, 0] for each in sorted({configs.index(config) for config in configs})]
+    parts = [augment(batch.rows(row), configs[int(number[row[0]])], random) for row in rows if len(row)]
+    return Batch.join(parts).rows(torch.cat(rows).argsort())
+
+
 def turn_camera(roll_rad: Tensor, shift: Tensor, focal_px: Tensor, size_px: int) -> Tensor:
     """The rotation of a crop camera that is turned off its hand and then rolled about its axis.
 
@@ -68,7 +85,28 @@ def turn_camera(roll_rad: Tensor, shift: Tensor, focal_px: Tensor, size_px: int)
     return R_new_turned.view(-1, 3, 3) @ R_turned_old.view(-1, 3, 3)
 
 
-def move_camera(batch: Batch, R_new_old: Tensor, zoom: Tensor) -> Batch:
+def other_cameras(
+    is_moved: Tensor, is_rolled: Tensor, normal: Tensor, focal_px: Tensor, size_px: int, config: AugmentConfig
+) -> tuple[Tensor, Tensor]:
+    """Cameras as the settings vary them, for `move_camera`.
+
+    Args:
+        is_moved: (N,) bool: zoomed and shifted.
+        is_rolled: (N,) bool.
+        normal: (N, 4) standard normal numbers for roll, zoom and the two shifts.
+        focal_px: (N,) of the cameras as they are.
+        size_px: side of the crops.
+
+    Returns:
+        (N, 3, 3) `R_new_old`, and (N,) factors of the focal length.
+    """
+    roll_rad = torch.deg2rad(config.roll_sd_deg * normal[:, 0] * is_rolled)
+    zoom = (1 + config.zoom_sd * normal[:, 1] * is_moved).clamp(max(1 - config.zoom_limit, _SMALLEST_ZOOM), 1 + config.zoom_limit)
+    shift = config.shift_sd * normal[:, 2:] * is_moved[:, None]
+    return turn_camera(roll_rad, shift, focal_px, size_px), zoom
+
+
+def move_camera(batch: Batch, R_new_old: Tensor, zoom: Tensor, size_px: int | None = None) -> Batch:
     """What a crop camera at the same place sees that is turned and has another focal length.
 
     Pixels from outside of the old picture are black, their parts background. The depth of mirrored pictures, whose
@@ -77,27 +115,28 @@ def move_camera(batch: Batch, R_new_old: Tensor, zoom: Tensor) -> Batch:
 
     Args:
         R_new_old: (N, 3, 3) points of the old camera to the new one.
-        zoom: (N,) focal length over the old one.
+        zoom: (N,) focal length over the old one, both in sides of the crop.
+        size_px: side of the new crops; None for that of the old ones.
 
     Returns:
         The batch with float32 crops (a view of planes); its presence may only go down, see `_judge_presence`.
     """
     size = batch.crops.shape[1]
-    middle_px = (size - 1) / 2
-    focal_px = batch.focal_px * zoom
+    new_size = size if size_px is None else size_px
+    focal_px = batch.focal_px * zoom * (new_size / size)
     # Pixels in -1..1 from edge to edge are rays times 2 f / S.
-    to_old, to_ray = 2 * batch.focal_px / size, size / (2 * focal_px)
+    to_old, to_ray = 2 * batch.focal_px / size, new_size / (2 * focal_px)
     one = torch.ones_like(zoom)
     H_old_new = R_new_old.mT * torch.stack([to_old, to_old, one], dim=1)[:, :, None] * torch.stack([to_ray, to_ray, one], dim=1)[:, None]
 
     planes = batch.crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    planes = grid_sample(planes, _sampled_points(H_old_new, size), mode="bilinear", align_corners=False)
+    planes = grid_sample(planes, _sampled_points(H_old_new, new_size), mode="bilinear", align_corners=False)
     dense = torch.stack([batch.parts.float(), _depth_after_turn(batch, R_new_old)], dim=1)
-    dense = grid_sample(dense, _sampled_points(H_old_new, dense.shape[-1]), mode="nearest", align_corners=False)
+    dense = grid_sample(dense, _sampled_points(H_old_new, dense.shape[-1] * new_size // size), mode="nearest", align_corners=False)
 
-    rays = (batch.keypoints_px - middle_px) / batch.focal_px[:, None, None]
+    rays = (batch.keypoints_px - (size - 1) / 2) / batch.focal_px[:, None, None]
     rays = torch.cat([rays, torch.ones_like(rays[..., :1])], dim=2) @ R_new_old.mT
-    keypoints_px = rays[..., :2] / rays[..., 2:].clamp(min=_NEAREST_RAY) * focal_px[:, None, None] + middle_px
+    keypoints_px = rays[..., :2] / rays[..., 2:].clamp(min=_NEAREST_RAY) * focal_px[:, None, None] + (new_size - 1) / 2
     moved = replace(
         batch,
         crops=planes.permute(0, 2, 3, 1),
@@ -163,12 +202,8 @@ def _move_some_cameras(batch: Batch, planes: Tensor, config: AugmentConfig, rand
     if not len(rows):
         return batch
     normal = torch.randn((n, 4), generator=random, device=random.device)[rows]
-    is_moved, is_rolled = is_moved[rows], is_rolled[rows]
-    roll_rad = torch.deg2rad(config.roll_sd_deg * normal[:, 0] * is_rolled)
-    zoom = (1 + config.zoom_sd * normal[:, 1] * is_moved).clamp(max(1 - config.zoom_limit, _SMALLEST_ZOOM), 1 + config.zoom_limit)
-    shift = config.shift_sd * normal[:, 2:] * is_moved[:, None]
     chosen = batch.rows(rows)
-    moved = move_camera(chosen, turn_camera(roll_rad, shift, chosen.focal_px, size), zoom)
+    moved = move_camera(chosen, *other_cameras(is_moved[rows], is_rolled[rows], normal, chosen.focal_px, size, config))
     planes.index_copy_(0, rows, moved.crops.permute(0, 3, 1, 2))
     labels = [field.name for field in fields(Batch) if field.name != "crops"]
     return replace(batch, **{name: getattr(batch, name).index_copy(0, rows, getattr(moved, name)) for name in labels})

@@ -89,8 +89,7 @@ def save_weights(checkpoint: Checkpoint, path: Path) -> None:
         distill=replace(command.distill, teacher=command.distill.teacher and _without_folder(command.distill.teacher)),
         data=replace(
             command.data,
-            shards=tuple(map(_without_folder, command.data.shards)),
-            freihand=command.data.freihand and _without_folder(command.data.freihand),
+            sources=tuple(replace(source, folders=tuple(map(_without_folder, source.folders))) for source in command.data.sources),
             backgrounds=command.data.backgrounds and _without_folder(command.data.backgrounds),
         ),
     )

@@ -14,6 +14,7 @@ from handmesh.errors import UserError
 Head = Literal["pooled", "keypoint"]
 Precision = Literal["f32", "bf16"]
 FreiHandCrop = Literal["keypoints", "fixed"]
+SourceKind = Literal["shards", "freihand", "photographs"]
 
 
 def _check_shares(config: object, *names: str) -> None:
@@ -64,44 +65,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """The pictures."""
-
-    shards: tuple[Path, ...] = (Path("data/synthetic"),)
-    """Folders that handmesh-synth filled; none to train on FreiHAND alone."""
-    freihand: Path | None = None
-    """Folder of FreiHAND (the one that holds training/), or of handmesh-synth --format freihand."""
-    freihand_share: float = 0.5
-    """Share of each batch that is drawn from FreiHAND when there are shards too."""
-    freihand_crop: FreiHandCrop = "keypoints"
-    """keypoints: the box around the annotated keypoints, as at run time. fixed: METRO's, the middle 180 px of every picture."""
-    backgrounds: Path | None = None
-    """Folder of pictures to put behind FreiHAND's hands, by their masks."""
-    background_share: float = 0.5
-    """Share of FreiHAND's pictures that get one of them."""
-    batch_size: int = 64
-    """Pictures a step, over all devices together."""
-    mirror_share: float = 0.25
-    """Share of pictures shown mirrored: they teach handedness and where keypoints are, but no parameters."""
-    upright_share: float = 0.0
-    """Share of each batch of shards drawn from hands that point up, as webcams see them; the rest is drawn from all."""
-    validation_pictures: int = 1024
-    """So many pictures are never trained on: the first of the first folder of shards; of FreiHAND all versions of a few hands."""
-    prefetch_batches: int = 4
-    """How many batches wait ready."""
-    readers: int = 1
-    """Threads that read them."""
-
-    def __post_init__(self) -> None:
-        _check_positive(self, "batch_size", "prefetch_batches", "readers")
-        _check_shares(self, "freihand_share", "background_share", "mirror_share", "upright_share")
-        if self.validation_pictures < 0:
-            raise UserError(f"expected at least 0 validation_pictures, got {self.validation_pictures}; 0 holds out none")
-        if not self.shards and self.freihand is None:
-            raise UserError("expected pictures in data.shards or data.freihand, got neither; handmesh-synth makes some")
-
-
-@dataclass(frozen=True)
 class AugmentConfig:
     """What is changed on the fly, beside what the renderer varied. Labels follow."""
 
@@ -145,6 +108,65 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """A dataset to train on."""
+
+    kind: SourceKind = "shards"
+    """shards: images of handmesh-synth. freihand: a folder in FreiHAND's layout. photographs: what tools/pack_photographs.py packed."""
+    folders: tuple[Path, ...] = (Path("data/synthetic"),)
+    """Where it is: several folders of shards are one source; FreiHAND (the folder that holds training/) and photographs are one folder."""
+    weight: float = 1.0
+    """Its fraction of each batch is this over the sum of all sources' weights."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise UserError(f"expected a positive weight of a source, got {self.weight:g}; leave a source out to train without it")
+        if not self.folders:
+            raise UserError(f"expected at least one folder for a source of kind '{self.kind}', got none; give its folders")
+        if self.kind != "shards" and len(self.folders) != 1:
+            raise UserError(
+                f"expected one folder for a source of kind '{self.kind}', got {len(self.folders)}; list each as a source of its own"
+            )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images."""
+
+    sources: tuple[SourceConfig, ...] = (SourceConfig(),)
+    """Datasets that each batch is drawn from, by their weights. On the command line by number: --data.sources.0.folders DIR."""
+    freihand_crop: FreiHandCrop = "keypoints"
+    """keypoints: the box around the annotated keypoints, as at run time. fixed: METRO's, the middle 180 px of every picture."""
+    backgrounds: Path | None = None
+    """Folder of pictures to put behind FreiHAND's hands, by their masks."""
+    background_share: float = 0.5
+    """Share of FreiHAND's pictures that get one of them."""
+    batch_size: int = 64
+    """Pictures a step, over all devices together."""
+    mirror_share: float = 0.25
+    """Share of pictures shown mirrored: they teach handedness and where keypoints are, but no parameters."""
+    upright_share: float = 0.0
+    """Share of each batch of shards drawn from hands that point up, as webcams see them; the rest is drawn from all."""
+    photograph_augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """What is changed of photographs, instead of `augment`: they are few, and no renderer varied them."""
+    validation_pictures: int = 1024
+    """So many pictures are never trained on: the first of the first folder of shards; of FreiHAND all versions of a few hands. Of
+    photographs at most so many of their own validation split are scored, which is never trained on."""
+    prefetch_batches: int = 4
+    """How many batches wait ready."""
+    readers: int = 1
+    """Threads that read them."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "batch_size", "prefetch_batches", "readers")
+        _check_shares(self, "background_share", "mirror_share", "upright_share")
+        if self.validation_pictures < 0:
+            raise UserError(f"expected at least 0 validation_pictures, got {self.validation_pictures}; 0 holds out none")
+        if not self.sources:
+            raise UserError("expected at least one source in data.sources, got none; handmesh-synth makes images for one")
+
+
+@dataclass(frozen=True)
 class LossWeights:
     """Weight of each loss term; a term's unit is in its comment. 0 leaves a term out."""
 
@@ -154,6 +176,8 @@ class LossWeights:
     """L1 in metres, relative to the root joint."""
     keypoints_2d: float = 8.0
     """L1 of the projected joints, in crops."""
+    landmarks: float = 8.0
+    """Charbonnier distance of the keypoints, moved by LANDMARK_OFFSETS_M, to a detector's landmarks, in crops (photographs)."""
     rotmats: float = 1.0
     """L1 of the matrices' entries."""
     betas: float = 0.05
@@ -228,7 +252,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Train a network on rendered pictures, on FreiHAND, or on both."""
+    """Train a network on rendered images, FreiHAND, photographs, or any mixture of them."""
 
     out: Path = Path("runs/train")
     """Folder of the checkpoints (last.pt, best.pt), the numbers (metrics.csv, TensorBoard) and pictures of how it went."""

@@ -1,13 +1,13 @@
 """Batches of labelled crops, in an order that is a function of the seed, the step and the row alone.
 
-`open_data` makes a `TrainingData` of what the configuration names: shards of handmesh-synth (`ShardSource`), FreiHAND
-(`training.freihand.FreiHandSource`), or both. Knows no network.
+`open_data` makes a `TrainingData` of the sources that the configuration lists: shards of handmesh-synth (`ShardSource`), FreiHAND
+(`training.freihand.FreiHandSource`), photographs (`training.photographs.PhotographSource`). Knows no network.
 """
 
 from __future__ import annotations
 
 import functools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -25,7 +25,7 @@ from handmesh.geometry.crop import mirror_picture
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.hand_model.skinning import skin
 from handmesh.skeleton import JOINTS, ROOT
-from handmesh.training.command import DataConfig
+from handmesh.training.command import AugmentConfig, DataConfig, SourceConfig
 
 # Shares are counted in millionths, so that they are exact.
 _SHARE_PARTS = 1_000_000
@@ -39,7 +39,8 @@ class Batch:
     Attributes:
         crops: (N, S, S, 3) RGB in 0..255, uint8 until augmented, then float32.
         focal_px: (N,) of the crop camera; its principal point is (S - 1) / 2.
-        keypoints_px: (N, 21, 2) of the hand as it is in the crop, mirrored or not; where `has_keypoints`.
+        keypoints_px: (N, 21, 2) of the hand as it is in the crop, mirrored or not; where `has_keypoints`. The hand model's own, or,
+            where `landmark_weight` is not 0, a landmark detector's, which lie elsewhere on the hand (`refine.LANDMARK_OFFSETS_M`).
         joints_m: (N, 21, 3) relative to the root joint; where `has_joints`.
         root_m: (N, 3) position of the root joint; where `has_joints`.
         rotmats: (N, 16, 3, 3) parent-relative; where `has_params`.
@@ -47,6 +48,8 @@ class Batch:
         vertices_m: (N, V, 3) of the trained hand model's mesh, relative to the root joint; where `has_vertices`.
         parts: (N, S/4, S/4) int64: 0 background, 1..16 joint + 1, 17 forearm; where `has_dense`.
         depth_m: (N, S/4, S/4) z minus the root joint's, 0 off the hand and forearm; where `has_dense`.
+        landmark_weight: (N,) how much landmarks count; 0 where keypoints are the hand model's own.
+        param_weight: (N,) how much rotmats and betas count; 1 for true ones.
         has_keypoints: (N,) bool: a hand is there, of either side.
         has_joints: (N,) bool: a right hand is there.
         has_params: (N,) bool: and its parameters in the trained hand model are known.
@@ -68,6 +71,8 @@ class Batch:
     vertices_m: Tensor
     parts: Tensor
     depth_m: Tensor
+    landmark_weight: Tensor
+    param_weight: Tensor
     has_keypoints: Tensor
     has_joints: Tensor
     has_params: Tensor
@@ -123,6 +128,8 @@ def empty_batch(count: int, size_px: int, vertices: int) -> Batch:
         vertices_m=torch.zeros(count, vertices, 3),
         parts=torch.zeros(count, coarse, coarse, dtype=torch.int64),
         depth_m=torch.zeros(count, coarse, coarse),
+        landmark_weight=torch.zeros(count),
+        param_weight=torch.ones(count),
         has_keypoints=flags(),
         has_joints=flags(),
         has_params=flags(),
@@ -136,9 +143,15 @@ def empty_batch(count: int, size_px: int, vertices: int) -> Batch:
 
 
 class Source(Protocol):
-    """Labelled pictures of one origin, some of which are held out to validate with."""
+    """Labelled pictures of one origin, some of which are held out to validate with.
+
+    Attributes:
+        name: for notes and reports.
+        augment: how its pictures are changed; None for the command's `augment`.
+    """
 
     name: str
+    augment: AugmentConfig | None
 
     def __len__(self) -> int:
         """How many pictures there are to train on."""
@@ -205,6 +218,25 @@ def divide_draws(draws: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarra
     before = draws * parts // _SHARE_PARTS
     is_first = (draws + 1) * parts // _SHARE_PARTS > before
     return is_first, np.where(is_first, before, draws - before)
+
+
+def deal_draws(draws: np.ndarray, weights: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """`divide_draws` for any number of streams, by their weights.
+
+    Args:
+        draws: (N,) int64 numbers of draws, from 0 on.
+        weights: positive, one for each stream.
+
+    Returns:
+        (N,) int64: the stream of each draw; and (N,) int64: its number within that stream.
+    """
+    streams, numbers = np.full(len(draws), len(weights) - 1), np.array(draws)
+    rows, left = np.arange(len(draws)), sum(weights)
+    for stream, weight in enumerate(weights[:-1]):
+        is_mine, numbers[rows] = divide_draws(numbers[rows], weight / left)
+        streams[rows[is_mine]] = stream
+        rows, left = rows[~is_mine], left - weight
+    return streams, numbers
 
 
 class Shards(Protocol):
@@ -325,6 +357,7 @@ class ShardSource:
     """
 
     name = "shards"
+    augment: AugmentConfig | None = None
 
     def __init__(
         self,
@@ -335,7 +368,7 @@ class ShardSource:
         upright_share: float = 0.0,
     ) -> None:
         if not folders:
-            raise UserError("expected at least one folder of shards in data.shards, got none")
+            raise UserError("expected at least one folder of shards, got none; list one in data.sources")
         self._folders = tuple(folders)
         self._hand_model, self._size_px = hand_model, size_px
         self._held_out, self._upright_share = validation_pictures, upright_share
@@ -357,7 +390,7 @@ class ShardSource:
             upright = np.concatenate([points_up(folder.pictures.labels(np.arange(len(folder.pictures)))) for folder in self._folders])
             self._upright = np.flatnonzero(upright[validation_pictures:])
             if not len(self._upright):
-                raise UserError("expected hands that point up for data.upright_share, got none in data.shards; set it to 0")
+                raise UserError("expected hands that point up for data.upright_share, got none in the shards; set it to 0")
 
     def __len__(self) -> int:
         """How many pictures there are to train on."""
@@ -426,17 +459,26 @@ class TrainingData:
     Only the last bits of joints and vertices depend on the portions, as matrix products do on their sizes.
 
     Args:
-        sources: at least one, at most two.
-        first_share: share of each batch that is drawn from the first of two sources; rounded so that it is exact in the long run.
+        sources: at least one.
+        weights: one for each source; its fraction of each batch is its weight over their sum, exact in the long run.
         batch_size: rows a step, over all devices.
         mirror_share: of the training pictures.
+
+    Attributes:
+        names: of the sources, each once: "shards", "shards 2".
     """
 
-    def __init__(self, sources: Sequence[Source], first_share: float, batch_size: int, mirror_share: float) -> None:
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float], batch_size: int, mirror_share: float) -> None:
         self.sources = tuple(sources)
         self.batch_size = batch_size
-        self._first_share = first_share if len(self.sources) > 1 else 1.0
+        self._weights = tuple(weights)
         self._mirror_share = mirror_share
+        seen: Counter[str] = Counter()
+        names = []
+        for source in self.sources:
+            seen[source.name] += 1
+            names.append(source.name if seen[source.name] == 1 else f"{source.name} {seen[source.name]}")
+        self.names = tuple(names)
 
     def __len__(self) -> int:
         """How many pictures there are to train on."""
@@ -448,10 +490,10 @@ class TrainingData:
         rng = np.random.default_rng([seed % 2**64, step])
         is_mirrored = (rng.random(self.batch_size) < self._mirror_share)[row]
         seeds = rng.integers(2**63, size=self.batch_size)[row]
-        is_first, draws = divide_draws(step * self.batch_size + row, self._first_share)
+        which, draws = deal_draws(step * self.batch_size + row, self._weights)
         batches, order = [], []
         for number, source in enumerate(self.sources):
-            here = np.flatnonzero(is_first == (number == 0))
+            here = np.flatnonzero(which == number)
             if len(here):
                 batch = source.read(source.picks(seed, draws[here]), is_mirrored[here], seeds[here])
                 batches.append(_of_source(batch, number))
@@ -468,7 +510,8 @@ class TrainingData:
         """Lines to print before training: numbers of pictures, what supervises, how well FreiHAND and the hand model agree."""
         lines = [line for source in self.sources for line in source.notes()]
         if len(self.sources) > 1:
-            lines.append(f"{self._first_share:.0%} of each batch from {self.sources[0].name}, the rest from {self.sources[1].name}")
+            fractions = [weight / sum(self._weights) for weight in self._weights]
+            lines.append("each batch: " + ", ".join(f"{part:.0%} {name}" for part, name in zip(fractions, self.names, strict=True)))
         return lines
 
 
@@ -513,15 +556,23 @@ def open_data(config: DataConfig, hand_model: HandModel, size_px: int) -> Traini
     Raises:
         UserError: folders that are missing, broken or too small, or labelled with a hand model that cannot be had.
     """
-    sources: list[Source] = []
-    if config.freihand is not None:
+    sources = [_open_source(source, config, hand_model, size_px) for source in config.sources]
+    return TrainingData(sources, [source.weight for source in config.sources], config.batch_size, config.mirror_share)
+
+
+def _open_source(source: SourceConfig, config: DataConfig, hand_model: HandModel, size_px: int) -> Source:
+    if source.kind == "freihand":
         from handmesh.training.freihand import FreiHandSource
 
-        sources.append(FreiHandSource(config, hand_model, size_px))
-    if config.shards:
-        folders = [_open_shards(folder, hand_model) for folder in config.shards]
-        sources.append(ShardSource(folders, hand_model, size_px, config.validation_pictures, config.upright_share))
-    return TrainingData(sources, config.freihand_share, config.batch_size, config.mirror_share)
+        return FreiHandSource(source.folders[0], config, hand_model, size_px)
+    if source.kind == "photographs":
+        from handmesh.photographs import PhotographReader
+        from handmesh.training.photographs import PhotographSource
+
+        reader = PhotographReader(source.folders[0])
+        return PhotographSource(reader, hand_model, size_px, config.validation_pictures, config.photograph_augment)
+    folders = [_open_shards(folder, hand_model) for folder in source.folders]
+    return ShardSource(folders, hand_model, size_px, config.validation_pictures, config.upright_share)
 
 
 def _open_shards(folder: Path, hand_model: HandModel) -> ShardFolder:

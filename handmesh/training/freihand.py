@@ -28,7 +28,7 @@ from handmesh.synthetic.freihand_layout import mirror_mano
 from handmesh.synthetic.light import photo_paths
 from handmesh.synthetic.manifest import FOLDERS, FREIHAND, MANIFEST, read_manifest
 from handmesh.synthetic.scene import presence_of
-from handmesh.training.command import DataConfig, FreiHandCrop
+from handmesh.training.command import AugmentConfig, DataConfig, FreiHandCrop
 from handmesh.training.data import Batch, empty_batch, expect_arrays_of, in_order, mirrored_to_validate, permuted
 
 MANO_VERTICES = 778
@@ -86,7 +86,8 @@ class FreiHandSource:
     """Pictures of a folder in FreiHAND's layout.
 
     Args:
-        config: `freihand`, `freihand_crop`, `backgrounds`, `background_share` and `validation_pictures` of it.
+        root: the folder that holds training/.
+        config: `freihand_crop`, `backgrounds`, `background_share` and `validation_pictures` of it.
         hand_model: that is trained.
         size_px: side of the crops.
 
@@ -95,11 +96,10 @@ class FreiHandSource:
     """
 
     name = "FreiHAND"
+    augment: AugmentConfig | None = None
 
-    def __init__(self, config: DataConfig, hand_model: HandModel, size_px: int) -> None:
-        if config.freihand is None:
-            raise UserError("expected a folder in data.freihand, got none; give the one that holds training/")
-        self._root, self._hand_model, self._size_px = config.freihand, hand_model, size_px
+    def __init__(self, root: Path, config: DataConfig, hand_model: HandModel, size_px: int) -> None:
+        self._root, self._hand_model, self._size_px = root, hand_model, size_px
         self._crop: FreiHandCrop = config.freihand_crop
         self._background_share = config.background_share
         self._backgrounds = [] if config.backgrounds is None else photo_paths(config.backgrounds)

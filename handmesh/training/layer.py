@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from handmesh.hand_model.skinning import HandModel
+from handmesh.refine import LANDMARK_OFFSETS_M, OWNERS
 from handmesh.skeleton import FROM_MANO_AND_TIPS, MANO_JOINTS, MANO_PARENTS
 
 
@@ -23,6 +24,21 @@ def rot6d_to_rotmat(rot6d: Tensor) -> Tensor:
     x = nn.functional.normalize(a, dim=-1)
     y = nn.functional.normalize(b - (x * b).sum(-1, keepdim=True) * x, dim=-1)
     return torch.stack([x, y, torch.linalg.cross(x, y)], dim=-1)
+
+
+def world_rotmats(rotmats: Tensor) -> Tensor:
+    """Rotations of the joints in the hand's frame.
+
+    Args:
+        rotmats: (N, 16, 3, 3) parent-relative rotations.
+
+    Returns:
+        (N, 16, 3, 3).
+    """
+    world = [rotmats[:, 0]]
+    for child in range(1, len(MANO_JOINTS)):
+        world.append(world[MANO_PARENTS[child]] @ rotmats[:, child])
+    return torch.stack(world, dim=1)
 
 
 class HandLayer(nn.Module):
@@ -42,6 +58,8 @@ class HandLayer(nn.Module):
     skin_weights: Tensor
     tip_vertices: Tensor
     joint_order: Tensor
+    landmark_offsets_m: Tensor
+    landmark_owners: Tensor
 
     def __init__(self, model: HandModel, dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -57,11 +75,13 @@ class HandLayer(nn.Module):
             "rest_joints_m": double.joint_regressor @ double.template_m,
             "joint_shape_dirs": joint_shape_dirs.T,
             "skin_weights": double.skin_weights,
+            "landmark_offsets_m": LANDMARK_OFFSETS_M[..., None],
         }
         for name, array in floats.items():
             self.register_buffer(name, torch.tensor(array, dtype=dtype), persistent=False)
         self.register_buffer("tip_vertices", torch.tensor(np.asarray(model.tip_vertices, dtype=np.int64)), persistent=False)
         self.register_buffer("joint_order", torch.tensor(FROM_MANO_AND_TIPS), persistent=False)
+        self.register_buffer("landmark_owners", torch.tensor(OWNERS), persistent=False)
 
     def forward(self, rotmats: Tensor, betas: Tensor) -> Tensor:
         """Vertices in metres, in the model's frame.
@@ -78,13 +98,11 @@ class HandLayer(nn.Module):
         features = (rotmats[:, 1:] - torch.eye(3, dtype=rotmats.dtype, device=rotmats.device)).reshape(n, -1)
         rest_m = self.template_m + (betas @ self.shape_dirs + features @ self.pose_dirs).view(n, -1, 3)
 
-        world_rotmats, world_joints_m = [rotmats[:, 0]], [joints_m[:, 0]]
+        world, world_joints_m = world_rotmats(rotmats), [joints_m[:, 0]]
         for child in range(1, len(MANO_JOINTS)):
             parent = MANO_PARENTS[child]
             bone_m = (joints_m[:, child] - joints_m[:, parent]).unsqueeze(-1)
-            world_joints_m.append(world_joints_m[parent] + (world_rotmats[parent] @ bone_m).squeeze(-1))
-            world_rotmats.append(world_rotmats[parent] @ rotmats[:, child])
-        world = torch.stack(world_rotmats, dim=1)
+            world_joints_m.append(world_joints_m[parent] + (world[:, parent] @ bone_m).squeeze(-1))
         offsets_m = torch.stack(world_joints_m, dim=1) - (world @ joints_m.unsqueeze(-1)).squeeze(-1)
         transforms = torch.cat([world, offsets_m.unsqueeze(-1)], dim=-1).view(n, -1, 12)
         blended = (self.skin_weights @ transforms).view(n, -1, 3, 4)
@@ -94,3 +112,15 @@ class HandLayer(nn.Module):
         """FreiHAND's 21 joints (N, 21, 3) of posed vertices (N, V, 3), as `HandModel.joints`."""
         articulated = self.joint_regressor @ vertices_m
         return torch.cat([articulated, vertices_m[:, self.tip_vertices]], dim=1)[:, self.joint_order]
+
+    def landmarks(self, joints_m: Tensor, rotmats: Tensor) -> Tensor:
+        """Where MediaPipe puts its landmarks on posed hands: the joints moved by `refine.LANDMARK_OFFSETS_M`.
+
+        Args:
+            joints_m: (N, 21, 3) posed by `rotmats`, in any place.
+            rotmats: (N, 16, 3, 3) parent-relative rotations.
+
+        Returns:
+            (N, 21, 3).
+        """
+        return joints_m + (world_rotmats(rotmats)[:, self.landmark_owners] @ self.landmark_offsets_m).squeeze(-1)

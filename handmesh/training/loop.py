@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from handmesh.config import config_to_dict
 from handmesh.errors import UserError, one_line
 from handmesh.hand_model import HandModel, load_hand_model
-from handmesh.training.augment import augment
+from handmesh.training.augment import augment_sources
 from handmesh.training.checkpoint import (
     BEST_NAME,
     LAST_NAME,
@@ -112,7 +112,8 @@ class _Training:
         self.random = torch.Generator(fabric.device)
 
         checkpoint = load_checkpoint(self.path) if command.resume else None
-        self.data_sizes = {source.name: len(source) for source in data.sources}
+        self.data_sizes = {name: len(source) for name, source in zip(data.names, data.sources, strict=True)}
+        self.augments = [source.augment or command.augment for source in data.sources]
         changes = _check_fits(checkpoint, command, hand_model, self.data_sizes, self.path) if checkpoint else []
         self._seed()
         self.net = net = _new_net(command, hand_model)
@@ -180,7 +181,7 @@ class _Training:
                 waited_s += time.monotonic() - asked_at
                 # Every random choice of a step depends on seed, step and process alone, so resuming changes nothing.
                 self._seed()
-                batch = augment(batch, command.augment, self.random)
+                batch = augment_sources(batch, self.augments, self.random)
 
                 learning_rate = learning_rate_at(schedule, done, self.pictures)
                 set_learning_rate(self.optimizer, learning_rate)
@@ -321,7 +322,7 @@ class _Training:
             UserError: always.
         """
         pictures = [
-            {"source": self.data.sources[source].name, "index": index}
+            {"source": self.data.names[source], "index": index}
             for source, index in zip(batch.source.tolist(), batch.index.tolist(), strict=True)
         ]
         own = {
@@ -420,9 +421,11 @@ def _check_fits(checkpoint: Checkpoint, command: TrainCommand, hand_model: HandM
 
 
 def _words(errors: dict[str, float]) -> str:
+    landmarks = errors["landmarks_share"]
+    of_photographs = "" if math.isnan(landmarks) else f"landmarks {landmarks:.3f} of the box, "
     return (
         f"PA-MPJPE {errors['pa_mpjpe_mm']:.1f} mm, MPJPE {errors['mpjpe_mm']:.1f} mm, 2D {errors['keypoints_share']:.3f} of the box, "
-        f"presence {errors['presence_hit']:.1%}, right {errors['right_hit']:.1%}"
+        f"{of_photographs}presence {errors['presence_hit']:.1%}, right {errors['right_hit']:.1%}"
     )
 
 

@@ -16,6 +16,8 @@ from handmesh.training.model import Prediction
 
 # Projection stays finite while an untrained network puts hands into the lens.
 _NEAREST_M = 0.05
+# Landmarks nearer than this, in crops, pull less and less: they are not more exact.
+_LANDMARK_SPREAD = 0.01
 # Yes-or-no terms in which both answers count alike, and how much rarer the rarer one may be for that.
 _BALANCED = ("presence", "right")
 _LARGEST_RATIO = 8.0
@@ -29,11 +31,13 @@ class Posed:
         vertices_m: (N, V, 3) relative to the root joint.
         joints_m: (N, 21, 3) relative to the root joint.
         keypoints_px: (N, 21, 2) where the crop camera sees the joints.
+        landmarks_px: (N, 21, 2) where it sees them moved to a detector's landmarks (`HandLayer.landmarks`).
     """
 
     vertices_m: Tensor
     joints_m: Tensor
     keypoints_px: Tensor
+    landmarks_px: Tensor
 
 
 def weak_perspective_to_translation(camera: Tensor, focal_px: Tensor, crop_size_px: int) -> Tensor:
@@ -59,10 +63,13 @@ def pose_hands(layer: HandLayer, rotmats: Tensor, betas: Tensor, root_m: Tensor,
     joints_m = layer.joints(vertices_m)
     root_in_model_m = joints_m[:, ROOT : ROOT + 1]
     vertices_m, joints_m = vertices_m - root_in_model_m, joints_m - root_in_model_m
-    placed_m = joints_m + root_m[:, None]
-    depth_m = placed_m[..., 2:].clamp(min=_NEAREST_M)
-    keypoints_px = placed_m[..., :2] / depth_m * focal_px[:, None, None] + (crop_size_px - 1) / 2
-    return Posed(vertices_m, joints_m, keypoints_px)
+
+    def project(points_m: Tensor) -> Tensor:
+        placed_m = points_m + root_m[:, None]
+        depth_m = placed_m[..., 2:].clamp(min=_NEAREST_M)
+        return placed_m[..., :2] / depth_m * focal_px[:, None, None] + (crop_size_px - 1) / 2
+
+    return Posed(vertices_m, joints_m, project(joints_m), project(layer.landmarks(joints_m, rotmats)))
 
 
 def pose_prediction(layer: HandLayer, prediction: Prediction, batch: Batch) -> Posed:
@@ -76,15 +83,19 @@ def pose_prediction(layer: HandLayer, prediction: Prediction, batch: Batch) -> P
 def label_counts(batch: Batch) -> dict[str, Tensor]:
     """How many samples each term of the loss holds for, () float each, from the labels alone.
 
-    Heat maps count keypoints inside the crop. Presence and handedness, which `loss_terms` balances, count each
-    answer by itself: presence_0, presence_1, right_0, right_1. Counts of parts of a batch add up to the whole's.
+    Heat maps and landmarks count keypoints inside the crop, and what has a weight counts by it. Presence and handedness, which
+    `loss_terms` balances, count each answer by itself: presence_0, presence_1, right_0, right_1. Counts of parts of a batch add up to the
+    whole's.
     """
-    joints, params, inside = batch.has_joints.sum(), batch.has_params.sum(), _inside(batch).sum()
+    joints = batch.has_joints.sum()
+    params = torch.where(batch.has_params, batch.param_weight, 0.0).sum()
+    sought = torch.where(_sought(batch), _keypoint_weight(batch), 0.0).sum()
     counts = {
         "vertices": batch.has_vertices.sum(),
         **dict.fromkeys(("joints", "keypoints_2d", "camera_scale", "camera_shift"), joints),
         **dict.fromkeys(("rotmats", "betas"), params),
-        **dict.fromkeys(("heatmaps", "heatmap_cells"), inside),
+        "landmarks": torch.where(_landmarks_inside(batch), batch.landmark_weight[:, None], 0.0).sum(),
+        **dict.fromkeys(("heatmaps", "heatmap_cells"), sought),
         "parts": batch.has_dense.sum(),
         "depth": (batch.has_dense & (batch.parts > 0).any((1, 2))).sum(),
         **{f"{name}_{answer}": (getattr(batch, name) == answer).sum() for name in _BALANCED for answer in (0, 1)},
@@ -95,6 +106,9 @@ def label_counts(batch: Batch) -> dict[str, Tensor]:
 def loss_terms(layer: HandLayer, prediction: Prediction, batch: Batch, counts: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Each term of the loss before weighting, by its name in `LossWeights`: the sum over the samples that it holds
     for, over how many there are.
+
+    Landmarks are compared with the keypoints moved to where a detector sees them, on right hands, inside the crop. Heat maps seek the
+    hand model's keypoints, so from landmarks the predicted hand's own displacement is taken away, as it is, without a gradient.
 
     A sample without a label of a kind adds nothing to that term, whatever its label says. Terms whose prediction is
     missing (heads that the network lacks or that only train) are left out; terms of weight 0 are not, so that every
@@ -121,8 +135,8 @@ def loss_terms(layer: HandLayer, prediction: Prediction, batch: Batch, counts: d
     def over_count(name: str, values: Tensor, holds: Tensor) -> Tensor:
         return _ratio(torch.where(holds, values, 0.0).sum(), counts[name])
 
-    def l1(name: str, ours: Tensor, theirs: Tensor, holds: Tensor) -> Tensor:
-        return over_count(name, (ours - theirs).abs().flatten(1).mean(1), holds)
+    def l1(name: str, ours: Tensor, theirs: Tensor, holds: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+        return over_count(name, weight * (ours - theirs).abs().flatten(1).mean(1), holds)
 
     def balanced(name: str, logits: Tensor, labels: Tensor) -> Tensor:
         of_0, of_1 = answer_weights(counts[f"{name}_0"], counts[f"{name}_1"])
@@ -134,18 +148,24 @@ def loss_terms(layer: HandLayer, prediction: Prediction, batch: Batch, counts: d
         "vertices": l1("vertices", posed.vertices_m, batch.vertices_m, batch.has_vertices),
         "joints": l1("joints", posed.joints_m, batch.joints_m, batch.has_joints),
         "keypoints_2d": l1("keypoints_2d", posed.keypoints_px / size, batch.keypoints_px / size, batch.has_joints),
-        "rotmats": l1("rotmats", rot6d_to_rotmat(prediction.rot6d.view(-1, 16, 6)), batch.rotmats, batch.has_params),
-        "betas": l1("betas", prediction.betas, batch.betas, batch.has_params),
+        "landmarks": over_count(
+            "landmarks",
+            batch.landmark_weight[:, None] * _charbonnier((posed.landmarks_px - batch.keypoints_px) / size),
+            _landmarks_inside(batch),
+        ),
+        "rotmats": l1("rotmats", rot6d_to_rotmat(prediction.rot6d.view(-1, 16, 6)), batch.rotmats, batch.has_params, batch.param_weight),
+        "betas": l1("betas", prediction.betas, batch.betas, batch.has_params, batch.param_weight),
         "camera_scale": l1("camera_scale", prediction.camera[:, :1].log(), camera[:, :1].log(), batch.has_joints),
         "camera_shift": l1("camera_shift", prediction.camera[:, 1:], camera[:, 1:], batch.has_joints),
         **{name: balanced(name, getattr(prediction, f"{name}_logit"), getattr(batch, name)) for name in _BALANCED},
     }
     if prediction.keypoints is not None:
-        truth, inside = _in_crop(batch), _inside(batch)
+        displaced_px = torch.where(_are_landmarks(batch)[:, None, None], (posed.landmarks_px - posed.keypoints_px).detach(), 0.0)
+        truth, sought, weight = _in_crop(batch.keypoints_px - displaced_px, size), _sought(batch), _keypoint_weight(batch)
         # Edge to edge is 2; half of it is in crops.
-        terms["heatmaps"] = over_count("heatmaps", (prediction.keypoints - truth).abs().mean(-1) / 2, inside)
+        terms["heatmaps"] = over_count("heatmaps", weight * (prediction.keypoints - truth).abs().mean(-1) / 2, sought)
         if prediction.heatmap_logits is not None:
-            terms["heatmap_cells"] = over_count("heatmap_cells", cell_cross_entropy(prediction.heatmap_logits, truth), inside)
+            terms["heatmap_cells"] = over_count("heatmap_cells", weight * cell_cross_entropy(prediction.heatmap_logits, truth), sought)
     if prediction.parts_logits is not None:
         surprise = cross_entropy(prediction.parts_logits.float(), batch.parts, reduction="none").mean((1, 2))
         terms["parts"] = over_count("parts", surprise, batch.has_dense)
@@ -165,7 +185,9 @@ def without_unknown(batch: Batch) -> Batch:
 
     return replace(
         batch,
-        focal_px=where(batch.has_joints, batch.focal_px, float(size)),
+        focal_px=where(batch.has_joints | _are_landmarks(batch), batch.focal_px, float(size)),
+        landmark_weight=where(batch.has_keypoints, batch.landmark_weight),
+        param_weight=where(batch.has_params, batch.param_weight, 1.0),
         keypoints_px=where(batch.has_keypoints, batch.keypoints_px),
         joints_m=where(batch.has_joints, batch.joints_m),
         root_m=where(batch.has_joints, batch.root_m, 1.0),
@@ -227,6 +249,7 @@ class Errors:
         pa_mpvpe_mm: (N,) mean vertex distance after the best similarity, which is not that of the joints.
         mpjpe_mm: (N,) mean joint distance relative to the root joint.
         keypoints_share: (N,) mean 2D distance over the larger side of the true keypoints' box.
+        landmarks_share: (N,) that of the keypoints moved to a detector's landmarks, to these.
         presence_hit, right_hit: (N,) 1 where the logit has the right sign.
     """
 
@@ -234,6 +257,7 @@ class Errors:
     pa_mpvpe_mm: Tensor
     mpjpe_mm: Tensor
     keypoints_share: Tensor
+    landmarks_share: Tensor
     presence_hit: Tensor
     right_hit: Tensor
 
@@ -259,6 +283,7 @@ def measure_errors(layer: HandLayer, prediction: Prediction, batch: Batch) -> Er
         pa_mpvpe_mm=where(aligned_mm(posed.vertices_m, batch.vertices_m), batch.has_vertices),
         mpjpe_mm=where(1e3 * distance(posed.joints_m, batch.joints_m), batch.has_joints),
         keypoints_share=where(distance(posed.keypoints_px, batch.keypoints_px) / box_px, batch.has_joints),
+        landmarks_share=where(distance(posed.landmarks_px, batch.keypoints_px) / box_px, _are_landmarks(batch)),
         presence_hit=where(((prediction.presence_logit > 0) == (batch.presence == 1)).float(), batch.presence >= 0),
         right_hit=where(((prediction.right_logit > 0) == (batch.right == 1)).float(), batch.right >= 0),
     )
@@ -283,14 +308,39 @@ def align_points(source: Tensor, target: Tensor) -> Tensor:
     return scale[:, None, None] * a @ rotmats.mT + target_mean
 
 
-def _in_crop(batch: Batch) -> Tensor:
+def _in_crop(keypoints_px: Tensor, size_px: int) -> Tensor:
     """(N, 21, 2) keypoints in -1..1 from the crop's edge to its other edge."""
-    return (2 * batch.keypoints_px + 1) / batch.crops.shape[1] - 1
+    return (2 * keypoints_px + 1) / size_px - 1
 
 
 def _inside(batch: Batch) -> Tensor:
     """(N, 21) bool: a known keypoint inside the crop."""
-    return (_in_crop(batch).abs() < 1).all(-1) & batch.has_keypoints[:, None]
+    return (_in_crop(batch.keypoints_px, batch.crops.shape[1]).abs() < 1).all(-1) & batch.has_keypoints[:, None]
+
+
+def _are_landmarks(batch: Batch) -> Tensor:
+    """(N,) bool: keypoints are a detector's landmarks, of a right hand, which alone can be compared with the hand model's."""
+    return batch.has_keypoints & (batch.landmark_weight > 0) & (batch.right == 1)
+
+
+def _landmarks_inside(batch: Batch) -> Tensor:
+    """(N, 21) bool: such a landmark, inside the crop."""
+    return _inside(batch) & _are_landmarks(batch)[:, None]
+
+
+def _sought(batch: Batch) -> Tensor:
+    """(N, 21) bool: a keypoint that heat maps are to find: the hand model's, or one that follows from a landmark."""
+    return _inside(batch) & ((batch.landmark_weight == 0) | _are_landmarks(batch))[:, None]
+
+
+def _keypoint_weight(batch: Batch) -> Tensor:
+    """(N, 1) how much a sample's keypoints count."""
+    return torch.where(batch.landmark_weight > 0, batch.landmark_weight, 1.0)[:, None]
+
+
+def _charbonnier(distances: Tensor) -> Tensor:
+    """(N, 21) length of (N, 21, 2), smooth at zero (Charbonnier et al. 1994): a far outlier pulls no harder than a near point."""
+    return (distances.square().sum(-1) + _LANDMARK_SPREAD**2).sqrt() - _LANDMARK_SPREAD
 
 
 def _ratio(total: Tensor, count: Tensor) -> Tensor:
