@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 import torch
 from torch import nn
 
-from handmesh.deploy.command import Precision
 from handmesh.deploy.graph import DeployNet
 from handmesh.errors import UserError
 from handmesh.geometry.rotation import rot6d_to_rotmat
@@ -19,6 +20,10 @@ from handmesh.synthetic.config import SynthConfig
 from handmesh.synthetic.light import load_places
 from handmesh.synthetic.scene import render_sample
 from handmesh.synthetic.surface import HandSurface
+
+if TYPE_CHECKING:
+    # It needs tyro, which a machine that only trains may lack.
+    from handmesh.deploy.command import Precision
 
 PARITY_PICTURES = 64
 _SEED = 64

@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
@@ -516,7 +518,7 @@ class TrainingData:
 
 
 def _of_source(batch: Batch, number: int) -> Batch:
-    return replace(batch, source=torch.full((len(batch),), number, dtype=torch.int64))
+    return replace(batch, source=torch.full_like(batch.index, number))
 
 
 def prefetch(data: TrainingData, seed: int, first_step: int, rows: slice, ahead: int, readers: int) -> Generator[Batch, None, None]:
@@ -530,13 +532,11 @@ def prefetch(data: TrainingData, seed: int, first_step: int, rows: slice, ahead:
     Raises:
         UserError: whatever reading a batch raises, when its turn comes.
     """
-    from threadpoolctl import threadpool_limits
-
     # Each thread of its own would otherwise keep a team of torch threads busy beside those of the network.
     pool = ThreadPoolExecutor(max_workers=readers, thread_name_prefix="prefetch", initializer=torch.set_num_threads, initargs=(1,))
     try:
         # Numpy's matrix products would wake a thread for each core, which then compete with those of torch.
-        with threadpool_limits(1, user_api="blas"):
+        with _one_blas_thread():
             waiting: deque[Future[Batch]] = deque()
             for step in count(first_step):
                 waiting.append(pool.submit(data.batch, seed, step, rows))
@@ -544,6 +544,15 @@ def prefetch(data: TrainingData, seed: int, first_step: int, rows: slice, ahead:
                     yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _one_blas_thread() -> AbstractContextManager[object]:
+    """Without threadpoolctl, which a machine that only trains may lack, numpy takes as many threads as it likes."""
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="blas")
 
 
 def open_data(config: DataConfig, hand_model: HandModel, size_px: int) -> TrainingData:

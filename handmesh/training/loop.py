@@ -61,7 +61,7 @@ from handmesh.wholefile import replacing
 _LONG_WAIT_SHARE = 0.1
 
 
-def train(command: TrainCommand, data: TrainingData | None = None) -> Path:
+def train(command: TrainCommand, data: TrainingData | None = None, stop_at: float = math.inf) -> Path:
     """Train until the schedule ends, Ctrl-C, or a loss that is no number.
 
     With several devices this runs once in each process; the first of them writes the files and speaks.
@@ -69,6 +69,7 @@ def train(command: TrainCommand, data: TrainingData | None = None) -> Path:
     Args:
         command: everything there is to choose.
         data: the pictures; opened from `command.data` if None.
+        stop_at: time of `time.monotonic` after which it stops as at Ctrl-C, to go on another time.
 
     Returns:
         Path of the checkpoint.
@@ -82,7 +83,7 @@ def train(command: TrainCommand, data: TrainingData | None = None) -> Path:
     data = data or open_data(command.data, hand_model, command.model.size_px)
     fabric = launch(command)
     with locked(fabric, command.out):
-        return _Training(fabric, command, hand_model, data).run()
+        return _Training(fabric, command, hand_model, data).run(stop_at)
 
 
 class Learner(nn.Module):
@@ -151,7 +152,7 @@ class _Training:
         self._started = time.monotonic() - seconds_before
         self._say_what_this_is(changes)
 
-    def run(self) -> Path:
+    def run(self, stop_at: float = math.inf) -> Path:
         """From where it is to the end."""
         command, fabric, schedule = self.command, self.fabric, self.command.schedule
         # Of the first process, so that all save at the same steps.
@@ -172,7 +173,7 @@ class _Training:
         with _progress(self.console) as progress, until_interrupted() as is_interrupted, closing(batches):
             task = progress.add_task("", total=1.0, rate=0.0, left="?", pictures=self.pictures, loss="", validation="")
             while True:
-                seconds, must_stop = agree(fabric, self.seconds(), is_interrupted())
+                seconds, must_stop = agree(fabric, self.seconds(), is_interrupted() or time.monotonic() >= stop_at)
                 done = schedule_progress(schedule, self.pictures, seconds)
                 if done >= 1 or must_stop:
                     break
