@@ -97,7 +97,9 @@ def _torch_type(arithmetic: Arithmetic) -> Any:
 
 
 def _openvino_product(arithmetic: Arithmetic, size: int, threads: int) -> Callable[[], object] | None:
-    """A product with a constant right side, as in a network; None where OpenVINO would compute it otherwise."""
+    """A product with a constant right side, as in a network; None where OpenVINO is not, or would compute it otherwise."""
+    if find_spec("openvino") is None:
+        return None
     import openvino
     from openvino import opset13 as ops
 

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import cv2
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from threadpoolctl import threadpool_limits
 
 from handmesh.config import load_config
 from handmesh.errors import UserError, one_line
@@ -34,6 +33,7 @@ from handmesh.synthetic.shards import ShardWriter
 from handmesh.synthetic.sheet import draw_sheet
 from handmesh.synthetic.stats import draw_stats, stats_table
 from handmesh.synthetic.surface import HandSurface
+from handmesh.threads import one_thread
 
 _FEW_PICTURES = 400
 
@@ -224,7 +224,7 @@ def _painter_of(model: HandModel, places: Places, pictures: PictureSet, job: set
 
     def paint(block: range) -> range:
         # Sums of products depend on the number of threads in their last bits, and workers have one core each.
-        with threadpool_limits(1):
+        with one_thread():
             job.write(block, draw)
         return block
 

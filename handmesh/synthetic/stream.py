@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from handmesh.config import config_to_dict
-from handmesh.errors import UserError
+from handmesh.errors import UserError, one_line
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.synthetic.config import SynthConfig
 from handmesh.synthetic.light import load_places
@@ -141,7 +141,7 @@ class ImageStream:
             needed = (plan.validation + plan.ring) * bytes_an_image(plan.pictures.size_px) / 1e9
             self._path.unlink(missing_ok=True)
             raise UserError(
-                f"expected room for {needed:.1f} GB of images in '{folder}', got: {error}; choose another or fewer images"
+                f"expected room for {needed:.1f} GB of images in '{folder}', got: {one_line(error)}; choose another or fewer"
             ) from error
         context = multiprocessing.get_context("spawn")
         self._context = context
@@ -181,9 +181,19 @@ class ImageStream:
         while (self._arrays.stamps[places] != blocks + 1).any():
             if time.monotonic() - looked_at > 1:
                 looked_at = time.monotonic()
-                if not self._processes or any(process.exitcode is not None for process in self._processes):
-                    raise UserError("expected all rendering processes to live, but one died, perhaps for memory; use fewer --workers")
+                self.check()
             time.sleep(_POLL_S)
+
+    def __len__(self) -> int:
+        """How many images the file holds."""
+        return self.plan.validation + self.plan.ring
+
+    def check(self) -> None:
+        """Raises:
+        UserError: a process that renders died, or none was started.
+        """
+        if not self._processes or any(process.exitcode is not None for process in self._processes):
+            raise UserError("expected all rendering processes to live, but one died, perhaps for memory; use fewer --workers")
 
     def images(self, idx: np.ndarray, /) -> np.ndarray:
         """(N, S, S, 3) uint8."""

@@ -7,11 +7,9 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
@@ -27,6 +25,7 @@ from handmesh.geometry.crop import mirror_picture
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.hand_model.skinning import skin
 from handmesh.skeleton import JOINTS, ROOT
+from handmesh.threads import one_thread
 from handmesh.training.command import AugmentConfig, DataConfig, SourceConfig
 
 # Shares are counted in millionths, so that they are exact.
@@ -536,7 +535,7 @@ def prefetch(data: TrainingData, seed: int, first_step: int, rows: slice, ahead:
     pool = ThreadPoolExecutor(max_workers=readers, thread_name_prefix="prefetch", initializer=torch.set_num_threads, initargs=(1,))
     try:
         # Numpy's matrix products would wake a thread for each core, which then compete with those of torch.
-        with _one_blas_thread():
+        with one_thread("blas"):
             waiting: deque[Future[Batch]] = deque()
             for step in count(first_step):
                 waiting.append(pool.submit(data.batch, seed, step, rows))
@@ -544,15 +543,6 @@ def prefetch(data: TrainingData, seed: int, first_step: int, rows: slice, ahead:
                     yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _one_blas_thread() -> AbstractContextManager[object]:
-    """Without threadpoolctl, which a machine that only trains may lack, numpy takes as many threads as it likes."""
-    if importlib.util.find_spec("threadpoolctl") is None:
-        return nullcontext()
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1, user_api="blas")
 
 
 def open_data(config: DataConfig, hand_model: HandModel, size_px: int) -> TrainingData:

@@ -188,7 +188,7 @@ class RenderedPool:
         """See `Source`."""
         window = self.window
         return [
-            f"rendered: a window of {window.first} to {window.capacity} images, {window.growth / GROWTH_PARTS:.4f} new ones an image drawn; "
+            f"rendered: a window of {window.first} to {window.capacity} images, {window.growth / GROWTH_PARTS:.4f} new ones a draw; "
             f"{self._stream.plan.validation} held out; {self._stream.workers} processes render"
         ]
 
