@@ -25,7 +25,7 @@ def measure_latency(device: Literal["cpu", "cuda"], minutes: float) -> None:
     """Print a table; what there was no time for is left out and named. Compiling takes longest and comes last."""
     deadline = time.monotonic() + 60 * minutes
     threads = torch.get_num_threads()
-    ways = [way for way in WAYS if way.startswith("cuda")] if device == "cuda" else list(_CPU_WAYS)
+    ways: list[Way] = [way for way in WAYS if way.startswith("cuda")] if device == "cuda" else list(_CPU_WAYS)
     ways.sort(key=lambda way: "compile" in way)
     peaks: dict[Arithmetic, float] = {}
     for arithmetic in dict.fromkeys(way.rsplit("-", 1)[-1] if device == "cuda" else "f32" for way in ways):

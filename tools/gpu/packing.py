@@ -83,9 +83,8 @@ def pack(photographs: Path, hdri: Path, out: Path, root: Path) -> None:
     (out / "photographs.bin").write_bytes(b"".join(files))
     np.savez_compressed(out / "photographs.npz", labels=labels, ends=np.cumsum([len(file) for file in files]))
     size, tree = folder_bytes(out), tracked_bytes(root)
-    print(
-        f"'{out}': {len(kept)} photographs of WebP quality {quality}, {size / 2**20:.1f} MiB; with the repository {(size + tree) / 2**20:.1f}"
-    )
+    whole = f"{size / 2**20:.1f} MiB, with the tracked files {(size + tree) / 2**20:.1f}"
+    print(f"'{out}': {len(kept)} photographs of WebP quality {quality}, {whole}")
     if size > LARGEST_BYTES or size + tree > LARGEST_TOTAL_BYTES:
         shutil.rmtree(out)
         raise UserError(
