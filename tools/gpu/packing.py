@@ -152,11 +152,13 @@ def unpack(folder: Path, work: Path) -> tuple[Path, Path]:
         raise UserError(f"expected a folder of tools/gpu/pack.sh, got '{folder}' ({one_line(error)}); make it again") from error
     photographs = work / hashlib.sha256(files + labels.tobytes()).hexdigest()[:12]
     if not (photographs / MANIFEST).is_file():
-        starts = np.concatenate([[0], ends[:-1]])
+        starts = np.concatenate([[0], ends])[:-1]
+        if not len(ends) or len(files) != ends[-1]:
+            raise UserError(f"expected {ends[-1:].sum()} bytes of WebP in '{folder / 'photographs.bin'}', got {len(files)}; make the folder again")
         images = [
             cv2.imdecode(np.frombuffer(files[start:end], np.uint8), cv2.IMREAD_COLOR) for start, end in zip(starts, ends, strict=True)
         ]
-        if not images or any(image is None for image in images):
+        if any(image is None for image in images):
             raise UserError(f"expected WebP images in '{folder / 'photographs.bin'}', got a damaged one; make the folder again")
         write_photographs(photographs, np.stack(images)[..., ::-1], labels, origins, model)
     return photographs, folder / "hdri"
