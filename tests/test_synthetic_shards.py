@@ -195,7 +195,8 @@ def test_four_versions_share_hands_and_masks(tmp_path):
 def test_a_full_disk_is_one_line_and_can_be_gone_on_from(sets_folder, tmp_path, monkeypatch, name):
     asked = asked_for(tmp_path, name)
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**4))
+        usage = shutil.disk_usage(tmp_path)._replace(free=10**4)
+        patch.setattr(shutil, "disk_usage", lambda _: usage)
         with pytest.raises(UserError, match="GB free"):
             run_synth(asked)
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
