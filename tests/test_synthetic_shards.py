@@ -274,14 +274,17 @@ def test_broken_sets_are_one_line(sets_folder, tmp_path):
 
 # Run by a process that is killed: pictures that take a while, and a set that its parent can go on with.
 _SLOW_RUN = """
-import sys, time
+import itertools, sys, time
 from pathlib import Path
 import pytest
 import test_synthetic_shards as tests
 from handmesh.synthetic import command, sets, shards
 
+drawn = itertools.count()
+
 def slow(*arguments):
-    time.sleep(0.02)
+    # However late the kill comes, the set is not complete.
+    time.sleep(0.02 if next(drawn) < tests.COUNT // 2 else 600)
     return tests.noise_sample(*arguments)
 
 with pytest.MonkeyPatch.context() as patch:
