@@ -121,7 +121,7 @@ def parse_flags(cls: type[Config], arguments: Sequence[str], program: str, defau
             raise
         raise UserError(f"{_without_box(complaint.getvalue())}; see {program} --help") from end
     if unknown:
-        known = [f"--{name}" for name in _flag_names(cls)]
+        known = [f"--{name}" for name in _flag_names(cls, default)]
         flag = unknown[0].split("=")[0].replace("_", "-")
         raise UserError(f"unknown argument '{unknown[0]}' of {program};{nearest(flag, known)} --help lists all")
     return config
@@ -160,12 +160,18 @@ def _without_box(text: str) -> str:
     return " ".join(lines[1 : rules[0]] if rules else lines).rstrip(". ")
 
 
-def _flag_names(cls: Any) -> list[str]:
+def _flag_names(cls: Any, default: Any) -> list[str]:
+    """Names of the flags of a dataclass; an entry of a list of dataclasses has its number in `default`."""
     hints = typing.get_type_hints(cls)
     names = []
     for field in dataclasses.fields(cls):
-        kind, name = hints[field.name], field.name.replace("_", "-")
-        names += [f"{name}.{inner}" for inner in _flag_names(kind)] if dataclasses.is_dataclass(kind) else [name]
+        kind, name, value = hints[field.name], field.name.replace("_", "-"), getattr(default, field.name, None)
+        parts = {name: (kind, value)}
+        if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            parts = {f"{name}.{number}": (type(item), item) for number, item in enumerate(value)}
+        for part, (inner_kind, inner_value) in parts.items():
+            is_nested = dataclasses.is_dataclass(inner_kind)
+            names += [f"{part}.{inner}" for inner in _flag_names(inner_kind, inner_value)] if is_nested else [part]
     return names
 
 

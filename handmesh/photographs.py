@@ -114,7 +114,10 @@ class PhotographReader:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             if manifest["format"] != FORMAT:
-                raise UserError(f"expected format '{FORMAT}' in '{path}', got '{manifest['format']}'; pack the photographs again")
+                raise UserError(
+                    f"expected packed photographs (format '{FORMAT}') in '{self.folder}', got format '{manifest['format']}'; give another "
+                    "folder, or pack the photographs again"
+                )
             self.size_px = int(manifest["size_px"])
             self.hand_model: str | None = manifest["hand_model"]
             self.origins = tuple(Origin(**origin) for origin in manifest["origins"])

@@ -33,7 +33,7 @@ def _truncated_jpg(folder):
     [
         (("--camra", "0"), "did you mean '--camera'?"),
         (("--max-hands", "two"), "--max-hands"),
-        (("--runtime", "tensorflow"), "'openvino'"),
+        (("--runtime", "tensorflow"), "openvino"),
         (("--input",), "--input"),
         (("--input", "nothing.png"), "nothing.png does not exist"),
         (("--input", "cut.jpg"), "cut.jpg"),

@@ -85,6 +85,8 @@ def test_flags_override_the_file(yaml_file):
     ("flags", "says"),
     [
         (["--schedule.picture", "7"], "did you mean '--schedule.pictures'?"),
+        (["--data.sources.0.folder", "x"], "did you mean '--data.sources.0.folders'?"),
+        (["--data.sources.1.folders", "x"], "did you mean '--data.sources.0.folders'?"),
         (["--schedule.pictures", "many"], "--schedule.pictures"),
         (["extra"], "unknown argument 'extra'"),
     ],

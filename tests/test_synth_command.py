@@ -277,10 +277,10 @@ def test_two_workers_killed_with_their_parent_and_then_one(tmp_path):
     program = "from handmesh.cli import synth; synth()"
     flags = ["--count", "160", "--seed", "1", "--size", "32", "--format", "freihand", "--workers", "2"]
     flags += ["--hdri", asked.hdri, "--out", tmp_path / "cut"]
+    run_synth(asked)
     process = subprocess.Popen(
         [sys.executable, "-c", program, *flags], stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    run_synth(asked)
     until = time.monotonic() + 120
     while not list((tmp_path / "cut").glob("blocks/0*.npz")):
         assert process.poll() is None and time.monotonic() < until

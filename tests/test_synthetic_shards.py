@@ -195,7 +195,8 @@ def test_four_versions_share_hands_and_masks(tmp_path):
 def test_a_full_disk_is_one_line_and_can_be_gone_on_from(sets_folder, tmp_path, monkeypatch, name):
     asked = asked_for(tmp_path, name)
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**4))
+        usage = shutil.disk_usage(tmp_path)._replace(free=10**4)
+        patch.setattr(shutil, "disk_usage", lambda _: usage)
         with pytest.raises(UserError, match="GB free"):
             run_synth(asked)
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -273,14 +274,17 @@ def test_broken_sets_are_one_line(sets_folder, tmp_path):
 
 # Run by a process that is killed: pictures that take a while, and a set that its parent can go on with.
 _SLOW_RUN = """
-import sys, time
+import itertools, sys, time
 from pathlib import Path
 import pytest
 import test_synthetic_shards as tests
 from handmesh.synthetic import command, sets, shards
 
+drawn = itertools.count()
+
 def slow(*arguments):
-    time.sleep(0.02)
+    # However late the kill comes, the set is not complete.
+    time.sleep(0.02 if next(drawn) < tests.COUNT // 2 else 600)
     return tests.noise_sample(*arguments)
 
 with pytest.MonkeyPatch.context() as patch:

@@ -25,7 +25,7 @@ def _run(module: nn.Module, x: torch.Tensor, weights: torch.Tensor, bf16: bool) 
     x = x.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         y = module(x)
-    gradients = torch.autograd.grad((y.float() * weights).sum(), [x, *module.parameters()])
+    gradients = torch.autograd.grad((y.to(weights.dtype) * weights).sum(), [x, *module.parameters()])
     return [y, *gradients]
 
 
@@ -41,9 +41,10 @@ def test_same_outputs_and_gradients(shape, bf16, bias):
     assert isinstance(quick[0], DepthwiseConv2d if multiplier else PointwiseConv2d)
     x = torch.randn(5, channels, side, side + 1)
     weights = torch.randn_like(plain(x))
-    for ours, theirs in zip(_run(quick, x, weights, bf16), _run(plain, x, weights, False), strict=True):
-        scale = theirs.abs().max()
-        assert (ours.float() - theirs).abs().max() < (2e-2 if bf16 else 2e-6) * scale
+    # Rounding of 8200 summands grows as the root of their number; with bf16 it is that of factors and results alone.
+    limit = (3 if bf16 else 90) * torch.finfo(torch.bfloat16 if bf16 else torch.float32).eps
+    for ours, theirs in zip(_run(quick, x, weights, bf16), _run(plain.double(), x.double(), weights.double(), False), strict=True):
+        assert (ours - theirs).abs().max() < limit * theirs.abs().max()
         assert ours.shape == theirs.shape
 
 

@@ -57,7 +57,7 @@ def test_what_was_packed_is_read(tmp_path, hand_model):
     [
         (lambda folder: (folder / MANIFEST).unlink(), "cannot be read"),
         (lambda folder: (folder / MANIFEST).write_text("{"), "damaged"),
-        (lambda folder: (folder / MANIFEST).write_text('{"format": "handmesh-photographs-0"}'), "expected format"),
+        (lambda folder: (folder / MANIFEST).write_text('{"format": "handmesh-photographs-0"}'), "format 'handmesh-photographs-0'"),
         (lambda folder: (folder / "images.npy").write_bytes(b"\x93NUMPY"), "damaged"),
         (lambda folder: np.save(folder / "labels.npy", np.zeros(3, LABEL_DTYPE)), "as many labels"),
         (lambda folder: np.save(folder / "labels.npy", np.zeros(40)), "as many labels"),

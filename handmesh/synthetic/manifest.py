@@ -42,7 +42,8 @@ def read_manifest(folder: Path, format_id: str | None = None) -> dict[str, Any]:
         )
     if found not in wanted:
         raise UserError(
-            f"expected format '{' or '.join(wanted)}' in '{path}', got {found!r}; delete the folder and draw it with this version"
+            f"expected format '{' or '.join(wanted)}' in '{path}', got {found!r}; give another folder, or delete it and draw it with this "
+            "version"
         )
     missing = [key for key in ("count", "versions", "size_px", "width_px", "hand_model", "pieces") if key not in manifest]
     if missing:
