@@ -154,7 +154,9 @@ def unpack(folder: Path, work: Path) -> tuple[Path, Path]:
     if not (photographs / MANIFEST).is_file():
         starts = np.concatenate([[0], ends])[:-1]
         if not len(ends) or len(files) != ends[-1]:
-            raise UserError(f"expected {ends[-1:].sum()} bytes of WebP in '{folder / 'photographs.bin'}', got {len(files)}; make the folder again")
+            raise UserError(
+                f"expected {ends[-1:].sum()} bytes of WebP in '{folder / 'photographs.bin'}', got {len(files)}; make the folder again"
+            )
         images = [
             cv2.imdecode(np.frombuffer(files[start:end], np.uint8), cv2.IMREAD_COLOR) for start, end in zip(starts, ends, strict=True)
         ]
