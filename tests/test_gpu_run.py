@@ -56,7 +56,7 @@ def run_tool(folder: Path, code: str, *arguments: str) -> subprocess.CompletedPr
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(SITE)
     path = os.pathsep.join([str(folder), str(ROOT), str(TOOLS)])
-    environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *(["-c", code] if code else []), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment, cwd=folder)
 

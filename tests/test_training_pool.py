@@ -32,6 +32,15 @@ WINDOW = Window(first=24, capacity=40, growth=1_000_000)
 PLAN = StreamPlan(SynthConfig(size_px=64), seed=3, hand_model="open", hdri=None, validation=16, ring=112)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Torch's threads would wait for each other while others render."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def streams():
     """Opens streams and ends their processes."""

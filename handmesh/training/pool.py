@@ -197,7 +197,8 @@ class RenderedPool:
         plan = self._stream.plan
         places = plan.slots(blocks * BLOCK_IMAGES) // BLOCK_IMAGES
         missing = blocks[self._blocks[places] != blocks]
-        for part in np.array_split(missing, -(-len(missing) * BLOCK_IMAGES // _FILL_IMAGES)) if len(missing) else []:
+        # Block by block: the last bits of vertices depend on how many hands are posed at once.
+        for part in missing[:, None]:
             numbers = (part[:, None] * BLOCK_IMAGES + np.arange(BLOCK_IMAGES)).reshape(-1)
             nobody = np.zeros(len(numbers), bool)
             batch = read_shards(self._stream, self._stream.hand_model, self._hand_model, numbers, nobody, self._size_px)
