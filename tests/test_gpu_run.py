@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -41,8 +42,9 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
 
 
 @pytest.fixture
-def packed(tmp_path, hand_model) -> Path:
-    """Photographs and a panorama, packed."""
+def packed(tmp_path, hand_model, monkeypatch) -> Path:
+    """Photographs and a panorama, packed for a repository of a megabyte."""
+    monkeypatch.setattr(packing, "tracked_bytes", lambda root: 2**20)
     make_photographs(tmp_path / "photographs", hand_model)
     (tmp_path / "hdri").mkdir()
     picture = np.random.default_rng(0).uniform(0.2, 1.0, (32, 64, 3)).astype(np.float32)
@@ -138,11 +140,27 @@ def test_origins_of_few_people_are_thinned(tmp_path, hand_model):
     assert len(reader.labels) - len(labels) == before - after
 
 
-def test_too_much_is_refused_and_not_left(tmp_path, packed, monkeypatch):
-    monkeypatch.setattr(packing, "LARGEST_TOTAL_BYTES", packing.tracked_bytes(ROOT))
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_tracked_files_are_counted(tmp_path):
+    with pytest.raises(UserError, match="git repository"):
+        packing.tracked_bytes(tmp_path)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    for name in ("tracked", "other"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    subprocess.run(["git", "add", "tracked"], cwd=tmp_path, check=True)
+    assert packing.tracked_bytes(tmp_path) == 1000
+
+
+def test_what_fails_leaves_the_folder_as_it_was(tmp_path, packed, monkeypatch):
+    before = {path: path.read_bytes() for path in packed.rglob("*") if path.is_file()}
+    monkeypatch.setattr(packing, "LARGEST_TOTAL_BYTES", 2**20)
     with pytest.raises(UserError, match="with the tracked files"):
         packing.pack(tmp_path / "photographs", tmp_path / "hdri", packed, ROOT)
-    assert not packed.exists()
+    (tmp_path / "hdri" / "torn.hdr").write_bytes(b"no panorama")
+    with pytest.raises(UserError, match="cannot be read"):
+        packing.pack(tmp_path / "photographs", tmp_path / "hdri", packed, ROOT)
+    assert before == {path: path.read_bytes() for path in packed.rglob("*") if path.is_file()}
+    assert not list(tmp_path.glob(".*.part"))
     with pytest.raises(UserError, match="other files"):
         packing.pack(tmp_path / "photographs", tmp_path / "hdri", tmp_path, ROOT)
     assert (tmp_path / "photographs" / MANIFEST).is_file()

@@ -41,7 +41,7 @@ _SAMPLE_EVERY = 16
 
 
 def pack(photographs: Path, hdri: Path, out: Path, root: Path) -> None:
-    """Write the folder, with the best quality of images that it has room for.
+    """Write the folder, with the best quality of images that it has room for; one that is there stays until the new one is whole.
 
     Args:
         root: of the repository, whose tracked files travel as well.
@@ -54,7 +54,19 @@ def pack(photographs: Path, hdri: Path, out: Path, root: Path) -> None:
         raise UserError(f"expected photographs of {SIZE_PX} px in '{photographs}', got {reader.size_px}; pack them with --size {SIZE_PX}")
     if out.exists() and any(out.iterdir()) and not (out / "photographs.json").is_file():
         raise UserError(f"expected an empty folder, got '{out}', which holds other files; choose another")
-    shutil.rmtree(out, ignore_errors=True)
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        said = _write(reader, hdri, part, root)
+        shutil.rmtree(out, ignore_errors=True)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    print(f"'{out}': {said}")
+
+
+def _write(reader: PhotographReader, hdri: Path, out: Path, root: Path) -> str:
+    """Write the files; what they hold, in words."""
     (out / "hdri").mkdir(parents=True)
     for path in panorama_paths(hdri, SynthConfig()):
         picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -83,14 +95,13 @@ def pack(photographs: Path, hdri: Path, out: Path, root: Path) -> None:
     (out / "photographs.bin").write_bytes(b"".join(files))
     np.savez_compressed(out / "photographs.npz", labels=labels, ends=np.cumsum([len(file) for file in files]))
     size, tree = folder_bytes(out), tracked_bytes(root)
-    whole = f"{size / 2**20:.1f} MiB, with the tracked files {(size + tree) / 2**20:.1f}"
-    print(f"'{out}': {len(kept)} photographs of WebP quality {quality}, {whole}")
     if size > LARGEST_BYTES or size + tree > LARGEST_TOTAL_BYTES:
-        shutil.rmtree(out)
         raise UserError(
             f"expected at most {LARGEST_BYTES >> 20} MiB, and {LARGEST_TOTAL_BYTES >> 20} with the tracked files, "
-            f"got {size / 2**20:.1f} and {(size + tree) / 2**20:.1f}; nothing was left in '{out}'"
+            f"got {size / 2**20:.1f} and {(size + tree) / 2**20:.1f}; give fewer photographs or panoramas"
         )
+    whole = f"{size / 2**20:.1f} MiB, with the tracked files {(size + tree) / 2**20:.1f}"
+    return f"{len(kept)} photographs of WebP quality {quality}, {whole}"
 
 
 def kept_photographs(reader: PhotographReader) -> np.ndarray:
