@@ -32,22 +32,13 @@ WINDOW = Window(first=24, capacity=40, growth=1_000_000)
 PLAN = StreamPlan(SynthConfig(size_px=64), seed=3, hand_model="open", hdri=None, validation=16, ring=112)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Torch's threads would wait for each other while others render."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def streams():
     """Opens streams and ends their processes."""
     opened: list[ImageStream] = []
 
     def open_stream(folder: Path, plan: StreamPlan = PLAN) -> ImageStream:
-        opened.append(ImageStream(plan, folder, workers=2))
+        opened.append(ImageStream(plan, folder, workers=1))
         return opened[-1]
 
     yield open_stream
