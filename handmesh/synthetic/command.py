@@ -7,9 +7,7 @@ import itertools
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from handmesh.config import load_config
@@ -33,6 +30,7 @@ from handmesh.synthetic.shards import ShardWriter
 from handmesh.synthetic.sheet import draw_sheet
 from handmesh.synthetic.stats import draw_stats, stats_table
 from handmesh.synthetic.surface import HandSurface
+from handmesh.synthetic.workers import become_worker, compile_once
 from handmesh.threads import one_thread
 
 _FEW_PICTURES = 400
@@ -188,8 +186,7 @@ def _draw_blocks(
     if workers == 1:
         blocks = _drawn_here(_painter_of(model, places, pictures, writer.job), todo, writer.begin)
     else:
-        # One picture here fills numba's cache before the workers start, which would all compile otherwise.
-        render_sample(model, replace(pictures.pictures, negative_share=0.0), places, pictures.seed, 0)
+        compile_once(model, pictures.pictures, places, pictures.seed)
         task = _Task(command.hand_model, command.hdri, command.backgrounds, pictures, writer.job)
         blocks = _drawn_by_processes(task, todo, workers, writer.begin)
     versions, drawn = pictures.versions, 0
@@ -278,20 +275,9 @@ _painter: _Painter | None = None
 
 def _start_worker(task: _Task) -> None:
     global _painter
-    # Ctrl-C reaches all processes of a terminal; the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)
+    become_worker()
     places = load_places(task.hdri, task.backgrounds, task.pictures.pictures)
     _painter = _painter_of(load_hand_model(task.hand_model), places, task.pictures, task.job)
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot tell its workers to stop."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _paint(block: range) -> range:

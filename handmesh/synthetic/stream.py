@@ -12,14 +12,12 @@ import json
 import mmap
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from handmesh.config import config_to_dict
@@ -29,6 +27,7 @@ from handmesh.synthetic.config import SynthConfig
 from handmesh.synthetic.light import load_places
 from handmesh.synthetic.scene import LABEL_DTYPE, PARTS_STRIDE, PICTURES, render_sample
 from handmesh.synthetic.surface import HandSurface
+from handmesh.synthetic.workers import become_worker, compile_once
 
 BLOCK_IMAGES = 16
 FILE_NAME, PLAN_NAME = "rendered.bin", "rendered.json"
@@ -223,8 +222,7 @@ class ImageStream:
         return np.asarray(array[self.plan.slots(idx)])
 
     def _start(self) -> None:
-        # One image here fills numba's cache before the workers start, which would all compile otherwise.
-        render_sample(self.hand_model, replace(self.plan.pictures, negative_share=0.0), self._places, self.plan.seed, 0)
+        compile_once(self.hand_model, self.plan.pictures, self._places, self.plan.seed)
         arguments = (self.plan, self._path, self._first, self._next, self._limit, self._drawn, self._is_over)
         before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
         # Read when a process loads its libraries. Sums depend on the number of threads in their last bits.
@@ -244,12 +242,10 @@ class ImageStream:
 
 def _work(plan: StreamPlan, path: Path, first: Any, following: Any, limit: Any, drawn: Any, is_over: Any) -> None:
     """What a process does: take the next block, render it, stamp it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    become_worker()
     # The process that trains must never wait for a core.
     if hasattr(os, "nice"):
         os.nice(10)
-    cv2.setNumThreads(1)
     arrays = _Arrays(plan, path)
     surface, places = HandSurface.of(load_hand_model(plan.hand_model)), load_places(plan.hdri, None, plan.pictures)
     held_out = plan.validation // BLOCK_IMAGES
@@ -274,11 +270,3 @@ def _work(plan: StreamPlan, path: Path, first: Any, following: Any, limit: Any, 
         arrays.stamps[slot // BLOCK_IMAGES] = block + 1
         with drawn.get_lock():
             drawn.value += BLOCK_IMAGES
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot tell its processes to stop."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

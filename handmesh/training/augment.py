@@ -58,9 +58,9 @@ def augment_sources(batch: Batch, configs: Sequence[AugmentConfig], random: torc
     if len(set(configs)) == 1:
         return augment(batch, configs[0], random)
     number = torch.tensor([configs.index(config) for config in configs], device=batch.source.device)[batch.source]
-    rows = [(number == each).nonzero()[:, 0] for each in sorted({configs.index(config) for config in configs})]
-    parts = [augment(batch.rows(row), configs[int(number[row[0]])], random) for row in rows if len(row)]
-    return Batch.join(parts).rows(torch.cat(rows).argsort())
+    rows = {config: (number == configs.index(config)).nonzero()[:, 0] for config in configs}
+    parts = [augment(batch.rows(row), config, random) for config, row in rows.items() if len(row)]
+    return Batch.join(parts).rows(torch.cat(list(rows.values())).argsort())
 
 
 def turn_camera(roll_rad: Tensor, shift: Tensor, focal_px: Tensor, size_px: int) -> Tensor:

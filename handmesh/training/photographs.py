@@ -53,13 +53,12 @@ class PhotographSource:
         if not len(self._training):
             raise UserError(f"expected photographs to train on in '{photographs.folder}', got none; pack them again")
         # Hands by origin, then all that show none.
-        groups = [labels["presence"] != 0] * len(photographs.origins)
-        groups = [has_hand & (labels["origin"] == number) for number, has_hand in enumerate(groups)]
-        largest = [origin.largest_fraction for origin in photographs.origins]
-        members = [np.flatnonzero(group[self._training]) for group in [*groups, labels["presence"] == 0]]
-        there = [number for number, group in enumerate(members) if len(group)]
-        self._groups = [members[number] for number in there]
-        self._fractions = capped_fractions([len(group) for group in self._groups], [[*largest, None][number] for number in there])
+        has_hand = labels["presence"] != 0
+        groups = [(has_hand & (labels["origin"] == number), each.largest_fraction) for number, each in enumerate(photographs.origins)]
+        members = [(np.flatnonzero(group[self._training]), largest) for group, largest in [*groups, (~has_hand, None)]]
+        there = [(rows, largest) for rows, largest in members if len(rows)]
+        self._groups = [rows for rows, _ in there]
+        self._fractions = capped_fractions([len(rows) for rows, _ in there], [largest for _, largest in there])
 
     def __len__(self) -> int:
         """How many photographs there are to train on."""
@@ -117,7 +116,7 @@ class PhotographSource:
             _fill(batch.param_weight, labels["weight_params"], has_params)
             batch.has_params.copy_(torch.from_numpy(has_params))
         batch.presence.copy_(torch.from_numpy(labels["presence"].astype(np.int64)))
-        batch.right.copy_(torch.from_numpy(np.where(has_hand & (labels["has_side"]), ~is_mirrored, -1).astype(np.int64)))
+        batch.right.copy_(torch.from_numpy(np.where(has_hand & labels["has_side"], ~is_mirrored, -1).astype(np.int64)))
         batch.index.copy_(torch.from_numpy(indices.astype(np.int64)))
         return batch
 
