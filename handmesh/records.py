@@ -87,6 +87,8 @@ class HandParams:
         camera: (3,) weak-perspective (s, tx, ty); see `geometry.camera.weak_perspective_to_translation`.
         presence: probability in 0..1 that there is a hand in the crop.
         right_logit: > 0 where the crop looks like a right hand.
+        spread_m: (21,) how far off each keypoint is expected to be: standard deviation along either axis of the crop, in metres at the
+            hand's depth; None where the network does not say.
     """
 
     rotmats: np.ndarray
@@ -94,6 +96,7 @@ class HandParams:
     camera: np.ndarray
     presence: float
     right_logit: float
+    spread_m: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
