@@ -10,17 +10,17 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from handmesh.detection.detector import look_at_palms
 from handmesh.detection.landmarks import LandmarkKind, LandmarkNetwork
-from handmesh.detection.palm import Palm, PalmDetector
+from handmesh.detection.palm import DEFAULT_CONFIDENCE, Palm, PalmDetector
 from handmesh.errors import UserError
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov
 from handmesh.hand_model import HandModel, load_hand_model
-from handmesh.head import HEADS, Head, read_head_info
+from handmesh.head import HEADS, Answer, Head, LandmarkChoice, read_head_info
 from handmesh.palm_search import PalmSearch
 from handmesh.perception import Perception, Sight, Target, misfit_of
 from handmesh.placement import params_to_pose, pose_hand
@@ -33,13 +33,9 @@ from handmesh.tracking import Track, Tracker, beside
 
 _log = logging.getLogger("handmesh")
 
-# Which landmark network looks at every hand, and what answers.
-Landmarks = Literal["full", "lite", "off"]
-Answer = Literal["head", "network"]
-# Where nobody says.
+# The landmark networks where nobody says.
 IMAGE_LANDMARKS: LandmarkKind = "full"
 VIDEO_LANDMARKS: LandmarkKind = "lite"
-DEFAULT_CONFIDENCE = 0.5
 
 # With landmarks "off" the landmark network looks at a followed hand so often.
 _CHECK_EVERY_S = 1.0
@@ -86,7 +82,8 @@ class HandMeshEstimator:
 
     Attributes:
         hand_model: the `HandModel` that is posed; its `faces` make `Hand.vertices_m` a mesh.
-        times: seconds spent in the stages detect (in videos a thread of its own), crop, network, mesh and smooth.
+        times: seconds spent in the stages detect (palms; in videos a thread of its own), find (a first look at a palm's hand), crop,
+            network, mesh and smooth.
 
     Raises:
         UserError: an argument that is none that there is, or a head that does not fit.
@@ -97,7 +94,7 @@ class HandMeshEstimator:
         model: str | Path | None = None,
         hand_model: str | Path | HandModel = "open",
         *,
-        landmarks: Landmarks | None = None,
+        landmarks: LandmarkChoice | None = None,
         answer: Answer = "head",
         head: str | Path | None = None,
         runtime: Runtime = "openvino",
@@ -113,7 +110,7 @@ class HandMeshEstimator:
         self.smooth = smooth
         if hand_length_mm is not None and not _SHORTEST_MM <= hand_length_mm <= _LONGEST_MM:
             raise UserError(f"expected a hand length of {_SHORTEST_MM} to {_LONGEST_MM} mm, got {hand_length_mm:g}")
-        for name, value, choices in (("landmarks", landmarks, Landmarks), ("answer", answer, Answer)):
+        for name, value, choices in (("landmarks", landmarks, LandmarkChoice), ("answer", answer, Answer)):
             if value is not None and value not in get_args(choices):
                 raise UserError(f"expected {name} as one of {', '.join(get_args(choices))}, got {value!r}")
         if not 0 <= min_confidence <= 1:
@@ -123,7 +120,7 @@ class HandMeshEstimator:
         self._predictor = Predictor(model, self.hand_model.id, runtime, precision, threads)
         self._runtime: Runtime = runtime
         self._threads = threads
-        self._landmarks: Landmarks | None = landmarks
+        self._landmarks: LandmarkChoice | None = landmarks
         self._answer: Answer = "network" if landmarks == "off" else answer
         self._head_path = None if head is None else Path(head)
         self._max_hands = max_hands
@@ -168,8 +165,7 @@ class HandMeshEstimator:
         camera = self._camera_for(image_rgb, camera)
         look = self._perception(IMAGE_LANDMARKS)
         if detections is None:
-            palms = self._find_palms(image_rgb)[: self._max_hands]
-            detections = look_at_palms(look.landmarks(), image_rgb, camera, palms, self._min_confidence) if palms else []
+            detections = self._find(look, image_rgb, camera, self._find_palms(image_rgb)[: self._max_hands])
         detections = sorted(detections, key=lambda detection: detection.box_px[0] + detection.box_px[2])
         # A tracker of its own: nothing is carried from one picture to the next.
         tracks = Tracker().update(detections, 0.0)
@@ -301,9 +297,7 @@ class HandMeshEstimator:
         missing = self._max_hands - len(followed)
         palms = self._search(image_rgb, time_s, followed, missing > 0)[:missing]
         if palms:
-            with self.times.stage("find"):
-                found = look_at_palms(look.landmarks(), image_rgb, camera, palms, self._min_confidence)
-            self._tracker.update(beside(found, followed, time_s), time_s)
+            self._tracker.update(beside(self._find(look, image_rgb, camera, palms), followed, time_s), time_s)
 
     def _target(self, track: Track, time_s: float) -> Target:
         """Where a track's hand should be in the next frame."""
@@ -344,7 +338,14 @@ class HandMeshEstimator:
             for palm in self._find_palms(image_rgb[y0:y1, x0:x1])
         ]
         inside = [palm for palm in palms if (box_px[:2] <= (at := palm.keypoints_px.mean(axis=0))).all() and (at <= box_px[2:]).all()]
-        return next(iter(look_at_palms(look.landmarks(), image_rgb, camera, inside[:1], self._min_confidence)), None)
+        return next(iter(self._find(look, image_rgb, camera, inside[:1])), None)
+
+    def _find(self, look: Perception, image_rgb: np.ndarray, camera: Camera, palms: Sequence[Palm]) -> list[Detection]:
+        """The hands of palms, the surest first."""
+        if not palms:
+            return []
+        with self.times.stage("find"):
+            return look_at_palms(look.landmarks(), image_rgb, camera, palms, self._min_confidence)
 
     def _find_palms(self, image_rgb: np.ndarray) -> list[Palm]:
         with self.times.stage("detect"):

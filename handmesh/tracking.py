@@ -31,7 +31,7 @@ _SAME_HAND = 0.2
 # Nearer than this, a crop may show the other hand: what it says about its side is no evidence.
 _CROWDED = 0.7
 # A palm is that of a followed hand where their keypoints lie this close, in sides of the hand's box; and which of the hand's they are.
-_SAME_PALM = 0.25
+_SAME_PALM = 0.4
 _OF_PALM = [JOINTS.index(name) for name in ("wrist", "index_mcp", "middle_mcp", "ring_mcp", "little_mcp", "thumb_cmc", "thumb_mcp")]
 # How much of the newest motion is believed, and how far ahead a crop may be moved by it, in sides of the box.
 _NEW_MOTION = 0.5

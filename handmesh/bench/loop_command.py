@@ -17,6 +17,7 @@ from handmesh.bench.records import Report, check_counts, flag_of, print_report
 from handmesh.config import config_to_dict
 from handmesh.errors import UserError
 from handmesh.hand_model.assets import ASSETS
+from handmesh.head import Answer, LandmarkChoice
 from handmesh.runtime import Precision, Runtime
 
 if TYPE_CHECKING:
@@ -44,7 +45,13 @@ class _NetworkFlags:
     runtime: Runtime = "openvino"
     """What runs the network."""
     precision: Precision | None = None
-    """Arithmetic of the network; by default what its file says."""
+    """Arithmetic of the networks; by default what the hand network's file says."""
+    landmarks: LandmarkChoice | None = None
+    """Landmark network, as for handmesh-demo: full, lite or off."""
+    answer: Answer = "head"
+    """Whose answer, as for handmesh-demo."""
+    head: Path | None = None
+    """Head from handmesh-train configs/head.yaml; without it, the one that comes with the package."""
 
 
 @dataclass(frozen=True)
@@ -285,13 +292,16 @@ def _estimator(command: LoopCommand | FolderCommand, max_hands: int) -> HandMesh
     estimator = HandMeshEstimator(
         command.model,
         command.hand_model,
+        landmarks=command.landmarks,
+        answer=command.answer,
+        head=command.head,
         runtime=command.runtime,
         precision=command.precision,
         max_hands=max_hands,
         threads=command.threads or network_threads(is_stream=isinstance(command, LoopCommand)),
         is_live=isinstance(command, LoopCommand) and command.paced,
     )
-    estimator.prepare()
+    estimator.prepare(isinstance(command, LoopCommand))
     return estimator
 
 
@@ -315,6 +325,9 @@ def _demo_command(command: StartupCommand, picture: Path, output: Path) -> list[
         "--hand-model": command.hand_model,
         "--runtime": command.runtime,
         "--precision": command.precision,
+        "--landmarks": command.landmarks,
+        "--answer": command.answer,
+        "--head": command.head,
     }
     given = [str(word) for flag, value in flags.items() if value is not None for word in (flag, value)]
     return python_command("from handmesh.cli import demo; demo()", *given, "--no-window", "--profile")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from handmesh.detection.landmarks import LandmarkAnswer, LandmarkKind, LandmarkNetwork
-from handmesh.detection.palm import Palm, PalmDetector
+from handmesh.detection.palm import DEFAULT_CONFIDENCE, Palm, PalmDetector
 from handmesh.detection.regions import region_from_palm, region_to_picture
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov
 from handmesh.geometry.crop import crop_to_camera, take_crop
@@ -40,7 +40,7 @@ class HandDetector:
     def __init__(
         self,
         max_hands: int = 2,
-        min_confidence: float = 0.5,
+        min_confidence: float = DEFAULT_CONFIDENCE,
         kind: LandmarkKind = "full",
         *,
         runtime: Runtime = "openvino",

@@ -11,6 +11,8 @@ import numpy as np
 from handmesh.detection.compiled import compile_for_pictures, output_named, read_network
 from handmesh.runtime import Precision, Runtime
 
+# Least score of a palm, and least presence of a hand there, where nobody says.
+DEFAULT_CONFIDENCE = 0.5
 # Side of the square that the network reads.
 _SIDE_PX = 192
 # Anchors are the middles of the cells of two grids, in the order of the network's answers: cells a side, anchors in each cell.
@@ -57,7 +59,9 @@ class PalmDetector:
         UserError: its file is not to be had (see `files.network_path`), or OpenVINO cannot run it.
     """
 
-    def __init__(self, runtime: Runtime = "openvino", precision: Precision = "f32", threads: int = 0, min_confidence: float = 0.5) -> None:
+    def __init__(
+        self, runtime: Runtime = "openvino", precision: Precision = "f32", threads: int = 0, min_confidence: float = DEFAULT_CONFIDENCE
+    ) -> None:
         model = read_network("palm_detection_full")
         for name, shape in _ANSWERS.items():
             output_named(model, name, shape)
