@@ -97,7 +97,6 @@ def seen_hands(folder: Path, every: int) -> Iterator[Seen]:
             found += 1
             camera = camera_from_focal(image.shape[1], image.shape[0], float(label["focal_px"]))
             yield Seen(image, camera, label, bool(pictures.is_left(index)), nearest)
-    detector.close()
     print(f"{folder.name}: the detector found {found} of {len(chosen)} hands")
 
 
@@ -196,7 +195,6 @@ def measure_video(path: str, every: int) -> None:
             median, p95 = 100 * np.percentile(distances, (50, 95))
             print(f"{name}: {median:.2f} % of the box from the landmarks (95 %: {p95:.2f}),")
             print(f"  joints from the root change their way by {tremble_mm:.2f} mm a frame; {_cost(estimator)}")
-    detector.close()
 
 
 def _cost(estimator: HandMeshEstimator) -> str:
