@@ -10,7 +10,7 @@ from handmesh.geometry.crop import look_at_points
 from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import load_hand_model
 from handmesh.hand_model.landmarks import LANDMARK_OFFSETS_M
-from handmesh.placement import params_to_pose, place_hand, pose_hand
+from handmesh.placement import params_to_points, params_to_pose, place_hand, pose_hand
 from handmesh.records import Camera, Crop, Detection, HandParams
 from handmesh.skeleton import JOINTS, MANO_JOINTS, MANO_PARENTS, ROOT, WRIST
 from handmesh.tracking import Track
@@ -80,6 +80,15 @@ def test_landmarks_are_a_function_of_the_returned_hand_alone(model, camera, is_r
     ]
     assert np.abs(project(np.array(moved_m), camera) - hand.landmarks_px).max() < 0.01
     assert np.linalg.norm(hand.landmarks_px - hand.keypoints_px, axis=1).max() > 1
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_points_without_a_mesh_are_the_hands(model, is_right):
+    params, crop, track = _world(CAMERAS[1], is_right, seed=5)
+    hand = place_hand(model, params, crop, CAMERAS[1], track)
+    for of in (model, model.for_joints):
+        keypoints_px, landmarks_px = params_to_points(of, params, crop, CAMERAS[1])
+        assert np.allclose(keypoints_px, hand.keypoints_px, atol=1e-6) and np.allclose(landmarks_px, hand.landmarks_px, atol=1e-6)
 
 
 def last(tip: str) -> str:
