@@ -21,7 +21,7 @@ from handmesh.records import Crop, HandParams
 from handmesh.runtime import OUTPUTS, Runtime, outputs_to_params, read_metadata
 
 if TYPE_CHECKING:
-    from handmesh.detection import LandmarkAnswer
+    from handmesh.detection.landmarks import LandmarkAnswer
 
 Landmarks = Literal["full", "lite"]
 HEADS: dict[Landmarks, Path] = {"full": ASSETS / "head_full.onnx", "lite": ASSETS / "head_lite.onnx"}
