@@ -123,7 +123,7 @@ def make_heads(command: HeadCommand) -> list[Path]:
             "looks": len(looks),
             "errors": config_to_dict(errors),
         }
-        save_head(net, metadata, out.with_suffix(".pt"))
+        save_head(net, command.training, metadata, out.with_suffix(".pt"))
         held_out = np.flatnonzero(looks.labels["is_validation"] & looks.labels["has_params"])[:64]
         distance_mm = export_head(net, model, looks, held_out, metadata, out)
         print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {distance_mm:.4f} mm from the trained head; {errors}")

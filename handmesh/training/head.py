@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, gelu
 
+from handmesh.config import config_to_dict
 from handmesh.errors import UserError, one_line
 from handmesh.hand_model.skinning import HandModel
 from handmesh.head import ANSWER_SIZE, TYPICAL_S
@@ -19,6 +21,7 @@ from handmesh.looks import Looks
 from handmesh.skeleton import ROOT
 from handmesh.training.layer import HandLayer, rot6d_to_rotmat
 from handmesh.training.losses import Posed, align_points, pose_hands, weak_perspective_to_translation
+from handmesh.training.optimizer import update_average
 from handmesh.wholefile import replacing
 
 # Half-crops per metre of a hand in its region, its log's spread; and of the aim in half-crops: so that outputs are of one size.
@@ -30,6 +33,8 @@ _TYPICAL_SPREAD_M, _LEAST_LOG, _LARGEST_LOG = 0.005, -3.0, 3.5
 # Mean distance of a two-dimensional normal distribution over its standard deviation along an axis.
 _DISTANCE_OVER_SPREAD = float(np.sqrt(np.pi / 2))
 _FARTHEST_INPUT = 8.0
+# Of the averaged weights, which are measured and exported.
+_AVERAGE_DECAY = 0.998
 
 
 @dataclass(frozen=True)
@@ -253,7 +258,7 @@ def train_head(
     layer, rows = HandLayer(hand_model), _Rows(looks, size_px)
     optimizer = torch.optim.AdamW(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps + 1, pct_start=0.05)
-    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=False)
+    average = copy.deepcopy(net).eval().requires_grad_(False)
     errors = None
     for step in range(settings.steps):
         picked = rng.choice(rendered, min(settings.batch_size, len(rendered)), replace=False)
@@ -265,13 +270,13 @@ def train_head(
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        average.update_parameters(net)
+        update_average(average, net, _AVERAGE_DECAY, step)
         errors = None
         if (step + 1) % score_every == 0 or step + 1 == settings.steps:
-            errors = measure_head(average.module, layer, rows)
+            errors = measure_head(average, layer, rows)
         say(step, errors)
     assert errors is not None
-    return average.module.eval(), errors
+    return average, errors
 
 
 def _posed(layer: HandLayer, prediction: HeadPrediction, focal_px: Tensor, size_px: int) -> tuple[Tensor, Posed]:
@@ -321,8 +326,7 @@ def _loss(net: HeadNet, layer: HandLayer, rows: _Rows, picked: np.ndarray, setti
 
 @torch.no_grad()
 def measure_head(net: nn.Module, layer: HandLayer, rows: _Rows, with_answer: bool = True) -> HeadErrors:
-    """Errors on the validation looks."""
-    net.eval()
+    """Errors on the validation looks of a head in evaluation mode."""
     held_out = np.flatnonzero(rows.looks.labels["is_validation"] == 1)
     found: dict[str, list[Tensor]] = {name: [] for name in ("pa", "mp", "scale", "plain", "moved", "ratio", "presence", "right")}
     for start in range(0, len(held_out), 1024):
@@ -346,7 +350,6 @@ def measure_head(net: nn.Module, layer: HandLayer, rows: _Rows, with_answer: boo
         for name in ("presence", "right"):
             holds = label[name] >= 0
             found[name].append(((getattr(prediction, f"{name}_logit") > 0) == (label[name] == 1))[holds].float())
-    net.train()
     all_of = {name: torch.cat(parts).double().numpy() for name, parts in found.items()}
 
     def quantiles(values: np.ndarray) -> tuple[float, float]:
@@ -372,6 +375,6 @@ def save_head(net: HeadNet, settings: HeadTraining, metadata: dict[str, Any], pa
     """
     try:
         with replacing(path) as temporary:
-            torch.save({"weights": net.state_dict(), "metadata": metadata}, temporary)
+            torch.save({"weights": net.state_dict(), "training": config_to_dict(settings), "metadata": metadata}, temporary)
     except (OSError, RuntimeError) as error:
         raise UserError(f"expected to write the head '{path}', but that failed ({one_line(error)}); free the disk") from error
