@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.every < 1:
         raise UserError(f"expected --every from 1 on, got {arguments.every}; leave it out")
 
-    estimator = HandMeshEstimator(arguments.model, max_hands=1, refine="nothing")
+    estimator = HandMeshEstimator(arguments.model, max_hands=1)
     detector, flipped_detector = (HandDetector(max_hands=1, is_video=True) for _ in range(2))
     frames = found = rights = flipped_sides = 0
     ours, means, flip_px, presence, looks_right = [], {False: [], True: []}, [], [], []

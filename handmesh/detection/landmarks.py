@@ -80,7 +80,8 @@ class LandmarkNetwork:
             output_named(self._model, name, shape)
         pooled = output_named(self._model, _POOLED, [1, POOLED_CHANNELS[kind]])
         sum_before(pooled, _MAP, [1, MAP_CHANNELS[kind], _MAP_PX, _MAP_PX])
-        self._precision, self._threads = precision, threads
+        self._precision: Precision = precision
+        self._threads = threads
         self._lock = Lock()
         self._networks: dict[int, PictureNetwork] = {}
 

@@ -87,17 +87,22 @@ _Square = Callable[[np.ndarray], tuple[float, float, float, float, float]]
 def _settle(rays: np.ndarray, square: _Square, camera: Camera, size_px: int) -> tuple[Camera, np.ndarray]:
     """The virtual camera in which the square of rays (N, 3) is upright and in the middle."""
     R_camera_crop = shortest_arc(_FORWARD, rays.mean(axis=0))
+    x, y, side, sine, cosine = _seen_square(rays, R_camera_crop, square)
     # A fixed point, as in `geometry.crop.look_at_points`.
     for _ in range(_ROUNDS):
-        seen = rays @ R_camera_crop
-        x, y, side, sine, cosine = square(seen[:, :2] / seen[:, 2:])
         if max(abs(x), abs(y)) < _CENTRED * side:
             break
         R_camera_crop = shortest_arc(_FORWARD, R_camera_crop @ np.array([x, y, 1.0]))
+        x, y, side, sine, cosine = _seen_square(rays, R_camera_crop, square)
     # What points right in the region as it is turned, and what points down.
     R_camera_crop = R_camera_crop @ np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
     focal_px, middle_px = size_px / max(side, 1e-9), (size_px - 1) / 2
     return Camera(focal_px, focal_px, middle_px, middle_px, size_px, size_px, is_known=camera.is_known), R_camera_crop
+
+
+def _seen_square(rays: np.ndarray, R_camera_crop: np.ndarray, square: _Square) -> tuple[float, float, float, float, float]:
+    seen = rays @ R_camera_crop
+    return square(seen[:, :2] / seen[:, 2:])
 
 
 def _turn(wrist: np.ndarray, knuckles: np.ndarray) -> tuple[float, float]:
