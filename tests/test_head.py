@@ -28,7 +28,7 @@ from handmesh.recipes.looks import _look_once, rendered_subjects  # noqa: E402
 from handmesh.synthetic.config import SynthConfig  # noqa: E402
 from handmesh.synthetic.light import load_places  # noqa: E402
 from handmesh.synthetic.scene import render_sample  # noqa: E402
-from handmesh.training.head import HeadNet, HeadTraining, measure_head, train_head  # noqa: E402
+from handmesh.training.head import HeadTraining, measure_head, train_head  # noqa: E402
 
 POOLED, CHANNELS = 24, 6
 
@@ -66,7 +66,9 @@ def made_up_looks(hand_model):
 
 @pytest.fixture(scope="module")
 def trained(made_up_looks, hand_model):
-    return train_head(made_up_looks, hand_model, REGION_PX, HeadTraining(width=64, map_channels=4, steps=400, batch_size=128, photographs=32))
+    return train_head(
+        made_up_looks, hand_model, REGION_PX, HeadTraining(width=64, map_channels=4, steps=400, batch_size=128, photographs=32)
+    )
 
 
 def test_what_is_seen_is_learnt(trained, made_up_looks, hand_model):
@@ -93,7 +95,10 @@ def test_its_file_says_the_same(trained, made_up_looks, hand_model, tmp_path):
     seen = _answer_of(made_up_looks, rows)
     told = [Head(tmp_path / "head.onnx", runtime)(seen, regions) for runtime in ("openvino", "onnxruntime")]
     with torch.no_grad():
-        ours = net(*(torch.from_numpy(np.float32(a[rows])) for a in (made_up_looks.pooled, made_up_looks.map, made_up_looks.answer)), torch.zeros(20, 1))
+        ours = net(
+            *(torch.from_numpy(np.float32(a[rows])) for a in (made_up_looks.pooled, made_up_looks.map, made_up_looks.answer)),
+            torch.zeros(20, 1),
+        )
     for params in told:
         assert np.allclose([p.camera for p in params], ours.camera, atol=2e-3)
         assert np.allclose([p.spread_m for p in params], ours.spread_m, rtol=0.05)
@@ -116,14 +121,18 @@ def test_an_answer_does_not_depend_on_its_crop(hand_model, is_mirrored):
         in_crop = crop.R_camera_crop.T @ rotmats[0]
         first = mirror_rotmat(in_crop) if is_mirrored else in_crop
         weak = translation_to_weak_perspective(camera_to_crop(root_m, crop), crop.camera.fx, 96)
-        answers.append(answer_in_region(HandParams(np.concatenate([first[None], rotmats[1:]]), np.arange(10.0), weak, 0.9, 1.5), crop, region))
+        answers.append(
+            answer_in_region(HandParams(np.concatenate([first[None], rotmats[1:]]), np.arange(10.0), weak, 0.9, 1.5), crop, region)
+        )
     assert answers[0].shape == (ANSWER_SIZE,)
     assert np.allclose(answers[0], answers[1], atol=1e-5)
     # The aim is where the region sees the root, in half regions from its middle, mirrored as the region is.
     seen = project(root_m @ region.R_camera_crop, region.camera)
     aim = (seen - (REGION_PX - 1) / 2) / (REGION_PX / 2) * (-1 if is_mirrored else 1, 1)
     assert np.allclose(answers[0][107:109], aim, atol=1e-5)
-    assert answers[0][106] == pytest.approx(np.log(2 * region.camera.fx / (REGION_PX * (root_m @ region.R_camera_crop)[2]) / TYPICAL_S), abs=1e-5)
+    assert answers[0][106] == pytest.approx(
+        np.log(2 * region.camera.fx / (REGION_PX * (root_m @ region.R_camera_crop)[2]) / TYPICAL_S), abs=1e-5
+    )
 
 
 def test_labels_of_looks_fit_what_the_region_shows(hand_model):

@@ -23,7 +23,7 @@ from handmesh.detection.regions import REGION_PX
 from handmesh.errors import UserError
 from handmesh.hand_model import load_hand_model
 from handmesh.head import FORMAT, Landmarks
-from handmesh.looks import MANIFEST, read_looks, write_manifest, write_shard
+from handmesh.looks import read_looks, write_manifest, write_shard
 from handmesh.photographs import PhotographReader
 from handmesh.recipes.looks import Subject, look, photograph_subjects, rendered_subjects
 from handmesh.runtime import DEFAULT_MODEL, Precision, Predictor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -77,7 +76,13 @@ def rendered_subjects(images: np.ndarray, labels: np.ndarray, model: HandModel, 
         for name in ("rotmats", "betas", "root_m"):
             label[name] = row[name]
         label["points_px"], label["has_params"], label["right"] = row["keypoints_px"], 1, 1
-        yield Subject(np.array(image), camera, project(landmarks_m(joints_m, rotmats[0], rotmats, is_right=True), camera), label, row["visible"].astype(bool))
+        yield Subject(
+            np.array(image),
+            camera,
+            project(landmarks_m(joints_m, rotmats[0], rotmats, is_right=True), camera),
+            label,
+            row["visible"].astype(bool),
+        )
 
 
 def photograph_subjects(reader: PhotographReader, rows: np.ndarray) -> Iterator[Subject]:

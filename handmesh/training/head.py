@@ -18,7 +18,6 @@ from handmesh.errors import UserError, one_line
 from handmesh.hand_model.skinning import HandModel
 from handmesh.head import ANSWER_SIZE, TYPICAL_S
 from handmesh.looks import Looks
-from handmesh.skeleton import ROOT
 from handmesh.training.layer import HandLayer, rot6d_to_rotmat
 from handmesh.training.losses import Posed, align_points, pose_hands, weak_perspective_to_translation
 from handmesh.training.optimizer import update_average
@@ -43,8 +42,6 @@ class HeadLossWeights:
 
     joints: float = 200.0
     """L1 of 3D joints from the root, metres."""
-    vertices: float = 100.0
-    """L1 of vertices from the root, metres."""
     keypoints: float = 20.0
     """L1 of keypoints, in sides of the region."""
     rotmats: float = 4.0
@@ -130,9 +127,7 @@ class HeadNet(nn.Module):
         self.map = nn.Sequential(nn.GELU(), nn.Flatten(), nn.Dropout(2 * settings.dropout), nn.Linear(49 * squeezed, width, bias=False))
         self.answer = nn.Linear(ANSWER_SIZE + 1, width, bias=False)
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(width, width)
-            )
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(width, width))
             for _ in range(2)
         )
         self.last = nn.Linear(width, _OUTPUTS)
@@ -165,15 +160,19 @@ class HeadNet(nn.Module):
             feature_map: (N, C, 7, 7).
             answer: (N, 111), by `head.answer_in_region`.
             has_answer: (N, 1) 1 or 0.
-            noise: standard deviation added to the standardised inputs.
+            noise: standard deviation added to the standardised inputs (to the map once it is squeezed).
         """
 
         def standard(value: Tensor, name: str) -> Tensor:
-            value = ((value - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")).clamp(-_FARTHEST_INPUT, _FARTHEST_INPUT)
+            return ((value - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")).clamp(-_FARTHEST_INPUT, _FARTHEST_INPUT)
+
+        def noisy(value: Tensor) -> Tensor:
             return value + noise * torch.randn_like(value) if noise else value
 
-        answered = has_answer * standard(answer, "answer")
-        hidden = self.pooled(standard(pooled, "pooled")) + self.map(self.squeeze(standard(feature_map, "map")))
+        answered = has_answer * noisy(standard(answer, "answer"))
+        # The map is squeezed first: noise on all of it would take as long as the rest of a step.
+        squeezed = noisy(self.squeeze(standard(feature_map, "map")))
+        hidden = self.pooled(noisy(standard(pooled, "pooled"))) + self.map(squeezed)
         hidden = hidden + self.answer(torch.cat([answered, has_answer], 1))
         for block in self.blocks:
             hidden = hidden + block(hidden)
@@ -255,7 +254,8 @@ def train_head(
     net = HeadNet(looks.pooled.shape[1], looks.map.shape[1], settings)
     some = rng.choice(np.flatnonzero(training), min(8192, int(training.sum())), replace=False)
     net.standardise_by(looks, some, rendered[labels["has_params"][rendered] == 1][:20000])
-    layer, rows = HandLayer(hand_model), _Rows(looks, size_px)
+    # Joints alone are compared: posing all vertices would take most of the time.
+    layer, rows = HandLayer(hand_model.for_joints), _Rows(looks, size_px)
     optimizer = torch.optim.AdamW(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps + 1, pct_start=0.05)
     average = copy.deepcopy(net).eval().requires_grad_(False)
@@ -299,7 +299,6 @@ def _loss(net: HeadNet, layer: HandLayer, rows: _Rows, picked: np.ndarray, setti
         true_s = 2 * focal_px / (size * label["root_m"][:, 2].clamp(min=0.05))
     terms = [
         weights.joints * (posed.joints_m[known] - truth.joints_m).abs().mean(),
-        weights.vertices * (posed.vertices_m[known] - truth.vertices_m).abs().mean(),
         weights.keypoints * (posed.keypoints_px[known] - label["points_px"][known]).abs().clamp(max=size).mean() / size,
         weights.rotmats * (rotmats[known] - label["rotmats"][known]).abs().mean(),
         weights.betas * (prediction.betas[known] - label["betas"][known]).abs().mean(),
@@ -336,11 +335,12 @@ def measure_head(net: nn.Module, layer: HandLayer, rows: _Rows, with_answer: boo
         known, seen, size = label["has_params"] == 1, label["landmark_weight"] > 0, rows.size_px
         focal_px = torch.where(label["focal_px"] > 0, label["focal_px"], 2.0 * size)
         _, posed = _posed(layer, prediction, focal_px, size)
-        truth = pose_hands(layer, label["rotmats"][known], label["betas"][known], label["root_m"][known], focal_px[known], size)
-        found["pa"].append((align_points(posed.joints_m[known], truth.joints_m) - truth.joints_m).norm(dim=-1).mean(1))
-        found["mp"].append((posed.joints_m[known] - truth.joints_m).norm(dim=-1).mean(1))
-        true_s = 2 * focal_px / (size * label["root_m"][:, 2].clamp(min=0.05))
-        found["scale"].append((prediction.camera[known, 0].log() - true_s[known].log()).abs())
+        if known.any():
+            truth = pose_hands(layer, label["rotmats"][known], label["betas"][known], label["root_m"][known], focal_px[known], size)
+            found["pa"].append((align_points(posed.joints_m[known], truth.joints_m) - truth.joints_m).norm(dim=-1).mean(1))
+            found["mp"].append((posed.joints_m[known] - truth.joints_m).norm(dim=-1).mean(1))
+            true_s = 2 * focal_px / (size * label["root_m"][:, 2].clamp(min=0.05))
+            found["scale"].append((prediction.camera[known, 0].log() - true_s[known].log()).abs())
         box_px = (label["points_px"].amax(1) - label["points_px"].amin(1)).amax(1)
         plain, moved = ((points - label["points_px"]).norm(dim=-1) for points in (posed.keypoints_px, posed.landmarks_px))
         found["plain"].append(plain.mean(1)[seen] / box_px[seen])
@@ -350,7 +350,7 @@ def measure_head(net: nn.Module, layer: HandLayer, rows: _Rows, with_answer: boo
         for name in ("presence", "right"):
             holds = label[name] >= 0
             found[name].append(((getattr(prediction, f"{name}_logit") > 0) == (label[name] == 1))[holds].float())
-    all_of = {name: torch.cat(parts).double().numpy() for name, parts in found.items()}
+    all_of = {name: torch.cat(parts).double().numpy() if parts else np.full(1, np.nan) for name, parts in found.items()}
 
     def quantiles(values: np.ndarray) -> tuple[float, float]:
         return (float(np.median(values)), float(np.quantile(values, 0.95))) if len(values) else (float("nan"), float("nan"))
