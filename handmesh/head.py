@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from handmesh.detection.landmarks import LandmarkAnswer
 
 Landmarks = Literal["full", "lite"]
+# Which landmark network looks at every hand, and whose parameters the hands have.
+LandmarkChoice = Literal["full", "lite", "off"]
+Answer = Literal["head", "network"]
 HEADS: dict[Landmarks, Path] = {"full": ASSETS / "head_full.onnx", "lite": ASSETS / "head_lite.onnx"}
 FORMAT = 1
 INPUTS = ("pooled", "map", "answer", "has_answer")

@@ -80,7 +80,6 @@ def seen_hands(folder: Path, every: int) -> Iterator[Seen]:
             found += 1
             camera = camera_from_focal(image.shape[1], image.shape[0], float(label["focal_px"]))
             yield Seen(image, camera, label, bool(pictures.is_left(index)), nearest)
-    detector.close()
     print(f"{folder.name}: the detector found {found} of {len(chosen)} hands")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from handmesh.detection.landmarks import LandmarkAnswer, LandmarkKind, LandmarkNetwork
-from handmesh.detection.palm import PalmDetector
+from handmesh.detection.palm import DEFAULT_CONFIDENCE, Palm, PalmDetector
 from handmesh.detection.regions import region_from_palm, region_to_picture
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov
 from handmesh.geometry.crop import crop_to_camera, take_crop
@@ -40,7 +40,7 @@ class HandDetector:
     def __init__(
         self,
         max_hands: int = 2,
-        min_confidence: float = 0.5,
+        min_confidence: float = DEFAULT_CONFIDENCE,
         kind: LandmarkKind = "full",
         *,
         runtime: Runtime = "openvino",
@@ -68,13 +68,7 @@ class HandDetector:
         if camera is None:
             camera = camera_from_fov(width, height, ASSUMED_FOV_DEG, is_known=False)
         palms = self.find_palms(image_rgb)[: self._max_hands]
-        if not palms:
-            return []
-        regions = [region_from_palm(palm.box_px, palm.keypoints_px, camera) for palm in palms]
-        answer, crops = self.look(image_rgb, camera, regions)
-        return merge_duplicates(
-            [_detection(answer, row, crop, camera) for row, crop in enumerate(crops) if answer.presence[row] >= self._min_confidence]
-        )
+        return look_at_palms(self.landmarks, image_rgb, camera, palms, self._min_confidence)
 
     def look(
         self, image_rgb: np.ndarray, camera: Camera, regions: Sequence[tuple[Camera, np.ndarray]]
@@ -91,6 +85,30 @@ class HandDetector:
         """
         crops = [take_crop(image_rgb, camera, *region) for region in regions]
         return self.landmarks(np.stack([crop.image for crop in crops])), crops
+
+
+def look_at_palms(
+    landmarks: LandmarkNetwork, image_rgb: np.ndarray, camera: Camera, palms: Sequence[Palm], min_confidence: float
+) -> list[Detection]:
+    """The hands whose palms were found in a picture, or in one shortly before.
+
+    Args:
+        landmarks: looks at each.
+        image_rgb: (H, W, 3) uint8.
+        camera: of this picture.
+        palms: any number.
+        min_confidence: least presence of a hand, in 0..1.
+
+    Returns:
+        The surest first; no hand comes twice.
+    """
+    if not palms:
+        return []
+    crops = [take_crop(image_rgb, camera, *region_from_palm(palm.box_px, palm.keypoints_px, camera)) for palm in palms]
+    answer = landmarks(np.stack([crop.image for crop in crops]))
+    return merge_duplicates(
+        [_detection(answer, row, crop, camera) for row, crop in enumerate(crops) if answer.presence[row] >= min_confidence]
+    )
 
 
 def merge_duplicates(detections: Sequence[Detection]) -> list[Detection]:

@@ -11,6 +11,8 @@ import numpy as np
 from handmesh.detection.compiled import compile_for_pictures, output_named, read_network
 from handmesh.runtime import Precision, Runtime
 
+# Least score of a palm, and least presence of a hand there, where nobody says.
+DEFAULT_CONFIDENCE = 0.5
 # Side of the square that the network reads.
 _SIDE_PX = 192
 # Anchors are the middles of the cells of two grids, in the order of the network's answers: cells a side, anchors in each cell.
@@ -57,7 +59,9 @@ class PalmDetector:
         UserError: its file is not to be had (see `files.network_path`), or OpenVINO cannot run it.
     """
 
-    def __init__(self, runtime: Runtime = "openvino", precision: Precision = "f32", threads: int = 0, min_confidence: float = 0.5) -> None:
+    def __init__(
+        self, runtime: Runtime = "openvino", precision: Precision = "f32", threads: int = 0, min_confidence: float = DEFAULT_CONFIDENCE
+    ) -> None:
         model = read_network("palm_detection_full")
         for name, shape in _ANSWERS.items():
             output_named(model, name, shape)
@@ -71,23 +75,36 @@ class PalmDetector:
         Args:
             image_rgb: (H, W, 3) uint8, upright.
         """
-        square, scale, offset_px = letterbox(image_rgb)
+        return self.run(letterbox(image_rgb))
+
+    def run(self, small: Letterbox) -> list[Palm]:
+        """The palms of a picture that has been made small."""
         with self._lock:
-            numbers, logits = self._network(square[None])
+            numbers, logits = self._network(small.square[None])
         points, scores = decode_palms(numbers[0], logits[0, :, 0], self._min_confidence)
         # Counted from the corners of pixels until here.
-        points_px = (points * _SIDE_PX - offset_px) / scale - 0.5
+        points_px = (points * _SIDE_PX - small.offset_px) / small.scale - 0.5
         return [
             Palm(each_px[:2].reshape(4), each_px[2:], float(score)) for each_px, score in zip(*merge_palms(points_px, scores), strict=True)
         ]
 
 
-def letterbox(image_rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Letterbox:
     """A picture in the middle of the network's square, its sides in proportion, on black.
 
-    Returns:
-        (192, 192, 3) uint8, and the (2,) scale and (2,) offset that lead from the picture to it, in pixels counted from their corners.
+    Attributes:
+        square: (192, 192, 3) uint8.
+        scale, offset_px: (2,) lead from the picture to the square, in pixels counted from their corners.
     """
+
+    square: np.ndarray
+    scale: np.ndarray
+    offset_px: np.ndarray
+
+
+def letterbox(image_rgb: np.ndarray) -> Letterbox:
+    """What the palm detector needs of a picture (H, W, 3) uint8, which may change from then on."""
     height, width = image_rgb.shape[:2]
     share = _SIDE_PX / max(height, width)
     size = np.maximum(np.round(np.array([width, height]) * share), 1).astype(int)
@@ -95,7 +112,7 @@ def letterbox(image_rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     square = np.zeros((_SIDE_PX, _SIDE_PX, 3), np.uint8)
     inside = square[y : y + size[1], x : x + size[0]]
     inside[...] = cv2.resize(image_rgb, size.tolist(), interpolation=cv2.INTER_AREA if share < 1 else cv2.INTER_LINEAR)
-    return square, size / (width, height), left_top
+    return Letterbox(square, size / (width, height), left_top)
 
 
 def decode_palms(numbers: np.ndarray, logits: np.ndarray, min_confidence: float) -> tuple[np.ndarray, np.ndarray]:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from handmesh.detection.palm import DEFAULT_CONFIDENCE
 from handmesh.errors import UserError
 from handmesh.geometry.camera import ASSUMED_FOV_DEG
 from handmesh.hand_model.assets import ASSETS
+from handmesh.head import Answer, LandmarkChoice
 from handmesh.live.convert_command import write_animation
 from handmesh.live.intrinsics import CameraChoice
 from handmesh.live.loop import Artist, LoopReport, Screen, Wishes, merge_times, run_loop
@@ -62,6 +64,8 @@ class DemoCommand:
     """Open no window."""
     max_hands: int = 2
     """Most hands to look for."""
+    min_confidence: float = DEFAULT_CONFIDENCE
+    """How sure a new hand must be, 0 to 1: less finds more, also where there is none."""
     fov: float | None = None
     """Field of view of the camera along the larger side of the picture, in degrees."""
     focal: float | None = None
@@ -78,16 +82,22 @@ class DemoCommand:
     """Size to ask the camera for, like 1280x720."""
     fps: float | None = None
     """Frames per second to ask the camera for."""
+    landmarks: LandmarkChoice | None = None
+    """MediaPipe's landmark network that looks at every hand: full, lite or off; full for pictures, lite (faster) for videos."""
+    answer: Answer = "head"
+    """Whose answer is shown: the head's, which reads what landmark network and hand network see, or the hand network's alone."""
+    head: Path | None = None
+    """Head: an .onnx file by handmesh-train configs/head.yaml; without it, the one that comes with the package, for its network."""
     model: Path | None = None
-    """Network: an ONNX file from handmesh-export; without it, the one that comes with the package."""
+    """Hand network: an ONNX file from handmesh-export; without it, the one that comes with the package."""
     hand_model: str = "open"
     """Hand model: "open", "mano" (after handmesh-mano import), or the path of an npz; the one that the network was trained with."""
     runtime: Runtime = "openvino"
-    """What runs the network."""
+    """What runs hand network and head; MediaPipe's networks run on OpenVINO."""
     precision: Precision | None = None
-    """Arithmetic of the network, by default its file's; bf16 is faster on CPUs that have it and costs up to 1 mm (OpenVINO only)."""
+    """Arithmetic of the networks, by default the hand network's file's; bf16 is faster on CPUs that have it (OpenVINO only)."""
     threads: int = 0
-    """Threads of the network; 0 takes half of the cores for streams, where reading and drawing need the others, and all for pictures."""
+    """Threads of each network; 0 takes half of the cores for streams, where reading and drawing need the others, and all for pictures."""
     profile: tyro.conf.FlagCreatePairsOff[bool] = False
     """At the end, print how long each stage took."""
 
@@ -102,6 +112,8 @@ def run_demo(command: DemoCommand) -> None:
     kinds = parse_kinds(command.save)
     if command.max_hands < 1:
         raise UserError(f"expected --max-hands of at least 1, got {command.max_hands}")
+    if not 0 <= command.min_confidence <= 1:
+        raise UserError(f"expected --min-confidence of 0 to 1, got {command.min_confidence:g}")
     if command.threads < 0:
         raise UserError(f"expected --threads of at least 0, got {command.threads}")
     if command.stream is not None:
@@ -122,9 +134,13 @@ def run_demo(command: DemoCommand) -> None:
             HandMeshEstimator(
                 command.model,
                 command.hand_model,
+                landmarks=command.landmarks,
+                answer=command.answer,
+                head=command.head,
                 runtime=command.runtime,
                 precision=command.precision,
                 max_hands=command.max_hands,
+                min_confidence=command.min_confidence,
                 threads=command.threads or network_threads(source.is_stream),
                 is_live=source.is_live,
                 smooth=command.smooth,
@@ -145,7 +161,7 @@ def run_demo(command: DemoCommand) -> None:
             if draws and source.is_stream:
                 # Before the clock starts, so that the first frame costs what the others do. A picture's mesh need not wait for it.
                 thread.submit(prepare_overlay)
-            estimator.prepare()
+            estimator.prepare(source.is_stream)
         sinks = [*open_sinks(kinds, command.output, source, estimator.hand_model), *([stream] if stream else [])]
         # Nobody needs the plain picture after its hands are known.
         artist = Artist(partial(draw_overlay, in_place=True), draw_mask)
