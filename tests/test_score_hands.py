@@ -310,12 +310,16 @@ def test_the_ten_worst_are_kept():
         return np.full((300, 300, 3), value, np.uint8)
 
     for value in (*range(20, 40), *range(20)):
-        worst.add(value, lambda value=value: draw(value))
+        worst.add(value, value, lambda value=value: draw(value))
     sheet = worst.sheet()
     assert sheet.shape == (28 + 600, 1500, 3)
     assert sheet[28::300, ::300, 0].ravel().tolist() == list(range(39, 29, -1))
     # What cannot be among them is not drawn.
     assert max(drawn) == 39 and min(drawn) == 20
+    # One of each group, the worst.
+    worst.add(32, 31.5, lambda: draw(0))
+    worst.add(33, 100, lambda: draw(100))
+    assert worst.sheet()[28::300, ::300, 0].ravel().tolist() == [100, 39, 38, 37, 36, 35, 34, 32, 31, 30]
 
 
 def test_the_command(photographs, tmp_path, monkeypatch, hand, capsys):

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import heapq
 import json
 import sys
 import time
@@ -130,25 +129,26 @@ class Pipeline:
 
 
 class Worst:
-    """The tiles of the worst hands; only they are drawn."""
+    """The tiles of the worst hands, one of each group; only they are drawn."""
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._kept: list[tuple[float, int, np.ndarray]] = []
-        self._count = 0
+        self._kept: dict[int, tuple[float, np.ndarray]] = {}
 
-    def add(self, error: float, draw: Callable[[], np.ndarray]) -> None:
-        """Keep the tile of a hand if no `_COLUMNS` * `_ROWS` others are worse."""
-        self._count += 1
-        is_full = len(self._kept) == _COLUMNS * _ROWS
-        if not is_full or error > self._kept[0][0]:
-            (heapq.heappushpop if is_full else heapq.heappush)(self._kept, (error, -self._count, draw()))
+    def add(self, group: int, error: float, draw: Callable[[], np.ndarray]) -> None:
+        """Keep the tile of a hand that is the worst of its group, if fewer than `_COLUMNS` * `_ROWS` groups have a worse one."""
+        others = [kept for key, (kept, _) in self._kept.items() if key != group]
+        is_among = len(others) < _COLUMNS * _ROWS or error > min(others)
+        if is_among and (group not in self._kept or error > self._kept[group][0]):
+            self._kept[group] = (error, draw())
+            if len(self._kept) > _COLUMNS * _ROWS:
+                del self._kept[min(self._kept, key=lambda key: self._kept[key][0])]
 
     def sheet(self) -> np.ndarray:
         """The worst first, below a title."""
         bar = np.zeros((28, _COLUMNS * _TILE_PX, 3), np.uint8)
         write_words(bar, self._title)
-        images = [image for *_, image in sorted(self._kept, key=lambda kept: kept[:2], reverse=True)]
+        images = [image for _, image in sorted(self._kept.values(), key=lambda kept: -kept[0])]
         return np.concatenate([bar, tiled(images, _COLUMNS, -(-len(images) // _COLUMNS))]) if images else bar
 
 
@@ -217,7 +217,7 @@ def score_video(path: Path, reference: Sequence[np.ndarray], is_paced: bool, pip
         for landmarks_px in reference[index]:
             distance, _ = pipeline.nearest(hands, landmarks_px, camera)
             distances.append(distance)
-            worst.add(distance, partial(pipeline.tile, image, hands, camera, landmarks_px, f"frame {index}: {distance:.3f}"))
+            worst.add(int(time_s), distance, partial(pipeline.tile, image, hands, camera, landmarks_px, f"frame {index}: {distance:.3f}"))
     return {
         "hands of the reference": len(distances),
         **_quantiles(distances),
@@ -248,7 +248,11 @@ def score_photographs(folder: Path, every: int, pipeline: Pipeline, worst: Worst
         is_present.append(any(hand.params.presence > 0.5 for hand in hands))
         sides = [(of_one, row["is_right"] != is_flipped) for of_one, is_flipped in ((hands, False), (flipped, True))]
         side_hit.append(np.mean([bool(of_one) and of_one[0].is_right == is_right for of_one, is_right in sides]))
-        worst.add(distance, partial(pipeline.tile, image, hands, camera, landmarks_px, f"{row['file'].split('/')[-1]}: {distance:.3f}"))
+        worst.add(
+            len(distances),
+            distance,
+            partial(pipeline.tile, image, hands, camera, landmarks_px, f"{row['file'].split('/')[-1]}: {distance:.3f}"),
+        )
     if not distances:
         raise UserError(f"expected hands to validate with in '{folder}', got none; give another folder or a smaller --every")
     absent_hit = []
@@ -297,7 +301,9 @@ def score_frames(
             hand_free += 1
             strays += bool(hands)
             if hands:
-                worst_strays.add(hands[0].score, partial(pipeline.tile, image, hands, camera, None, f"{index}: {hands[0].score:.2f}"))
+                worst_strays.add(
+                    index, hands[0].score, partial(pipeline.tile, image, hands, camera, None, f"{index}: {hands[0].score:.2f}")
+                )
             continue
         camera = camera_from_focal(width, height, float(label["focal_px"]))
         keypoints_px = label["keypoints_px"].astype(np.float64)
@@ -310,6 +316,7 @@ def score_frames(
             errors = space_errors(pipeline.model, nearest, label, pictures.is_left(index))
             rows.append(errors)
             worst.add(
+                index,
                 errors["PA-MPJPE mm"],
                 partial(pipeline.tile, image, [nearest], camera, keypoints_px, f"{index}: {errors['PA-MPJPE mm']:.1f} mm"),
             )
@@ -344,7 +351,7 @@ def score_boxes(pictures: Pictures, every: int, pipeline: Pipeline, worst: Worst
             errors = space_errors(pipeline.model, hand, label, is_left)
             rows.append(errors)
             error_mm = errors["PA-MPJPE mm"]
-            worst.add(error_mm, partial(pipeline.tile, image, [hand], camera, keypoints_px, f"{index}: {error_mm:.1f} mm"))
+            worst.add(index, error_mm, partial(pipeline.tile, image, [hand], camera, keypoints_px, f"{index}: {error_mm:.1f} mm"))
     if not rows:
         raise UserError(f"expected labelled hands, got {missed} and none of them seen; give another set or a smaller --every")
     return {"hands": len(rows) + missed, "missed": missed, **_means(rows)}
@@ -430,7 +437,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--max-hands", type=int, default=2, help="most hands to look for")
     parser.add_argument("--threads", type=int, default=0, help="of the network; 0 lets the runtime choose")
     parser.add_argument("--json", type=Path, help="write all numbers here")
-    parser.add_argument("--sheet", type=Path, help="PNG of the ten worst of each")
+    parser.add_argument("--sheet", type=Path, help="PNG of the ten worst of each; of a video, of each second the worst")
     arguments = parser.parse_args(argv)
     if not (arguments.video or arguments.photographs or arguments.frames or arguments.boxes):
         raise UserError("expected something to look at, got none; give --video, --photographs, --frames or --boxes")
