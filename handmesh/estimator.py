@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import get_args
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from handmesh.geometry.crop import crop_box, crop_points
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.placement import params_to_pose, place_hand, pose_hand
 from handmesh.records import Camera, Crop, Detection, Hand, HandParams, PlacedPose
-from handmesh.refine import Refine, Refiner
 from handmesh.runtime import Precision, Predictor, Runtime
 from handmesh.skeleton import FINGERS, JOINTS, WRIST
 from handmesh.smoothing import DEFAULT_SMOOTH, HandFilter, ShapeEstimate
@@ -62,16 +60,14 @@ class HandMeshEstimator:
         is_live: frames given to `track` come from a camera: they never wait for the detector. Without it they do where that makes the
             same video give the same hands every time.
         smooth: how much `track` smooths, 0 (nothing) to 1, or None; see `smooth` below.
-        refine: what is pulled towards the detector's landmarks (`refine.Refiner`): "pictures", whose landmarks are there anyway; "all":
-            the hands of videos too, for which the detector then looks at every frame and `track` waits; or "nothing".
         hand_length_mm: from the wrist joint to the tip of the middle finger of a flat hand: makes sizes and distances true, not average.
 
     Attributes:
         hand_model: the `HandModel` that is posed; its `faces` make `Hand.vertices_m` a mesh.
-        times: seconds spent in the stages detect (a thread of its own), crop, network, mesh, refine and smooth.
+        times: seconds spent in the stages detect (a thread of its own), crop, network, mesh and smooth.
 
     Raises:
-        UserError: `smooth`, `refine` or `hand_length_mm` is none that there is.
+        UserError: `smooth` or `hand_length_mm` is none that there is.
     """
 
     def __init__(
@@ -86,7 +82,6 @@ class HandMeshEstimator:
         threads: int = 0,
         is_live: bool = False,
         smooth: float | None = DEFAULT_SMOOTH,
-        refine: Refine = "pictures",
         hand_length_mm: float | None = None,
     ) -> None:
         self.smooth = smooth
@@ -94,10 +89,6 @@ class HandMeshEstimator:
             raise UserError(f"expected a hand length of {_SHORTEST_MM} to {_LONGEST_MM} mm, got {hand_length_mm:g}")
         self.hand_model = hand_model if isinstance(hand_model, HandModel) else load_hand_model(hand_model)
         self.times = StageTimes()
-        if refine not in get_args(Refine):
-            raise UserError(f"expected refine as one of {', '.join(get_args(Refine))}, got {refine!r}")
-        self._refiner = None if refine == "nothing" else Refiner(self.hand_model)
-        self._refines_videos = refine == "all"
         self._predictor = Predictor(model, self.hand_model.id, runtime, precision, threads)
         self._max_hands = max_hands
         self._camera = camera
@@ -141,7 +132,7 @@ class HandMeshEstimator:
         tracks = Tracker().update(detections, 0.0)
         sights = self._look(image_rgb, camera, tracks, [track.points_px for track in tracks])
         sights = self._look_again(image_rgb, camera, sights)
-        poses = [self._pose_of(sight, camera) for sight in sights]
+        poses = [params_to_pose(sight.params, sight.crop) for sight in sights]
         with self.times.stage("mesh"):
             return [self._posed(sight, pose, camera) for sight, pose in zip(sights, poses, strict=True)]
 
@@ -170,7 +161,7 @@ class HandMeshEstimator:
         self._tracker.drop_twins(time_s)
         kept = {track.id for track in self._tracker.in_view}
         seen = [sight for sight in seen if sight.track.id in kept]
-        poses = [self._pose_of(sight, camera, self._refines_videos and sight.track.confirmed_s == time_s) for sight in seen]
+        poses = [params_to_pose(sight.params, sight.crop) for sight in seen]
         with self.times.stage("smooth"):
             hands = [self._steady(sight, pose, camera, time_s) for sight, pose in zip(seen, poses, strict=True)]
         self._memories = {key: memory for key, memory in self._memories.items() if key in self._tracker.known}
@@ -224,13 +215,10 @@ class HandMeshEstimator:
         return camera_from_fov(width, height, ASSUMED_FOV_DEG, is_known=False)
 
     def _consult_detector(self, image_rgb: np.ndarray, time_s: float) -> None:
-        """Take in the detector's answer if it is due, and ask about this frame if that is needed; refining needs it of every frame."""
+        """Take in the detector's answer if it is due, and ask about this frame if that is needed."""
         if self._newest_s is not None and time_s < self._newest_s:
             self.reset()
         self._newest_s = time_s
-        if self._refines_videos:
-            self._tracker.update(self._thread.submit(self._detect, image_rgb).result(), time_s)
-            return
         self._frames_since_asked += 1
         if self._answer is not None:
             has_hands = bool(self._tracker.in_view)
@@ -281,14 +269,6 @@ class HandMeshEstimator:
                 _Sight(track, crop, place_hand(self.hand_model.for_joints, params, crop, camera, track), params)
                 for track, crop, params in zip(tracks, crops, predictions, strict=True)
             ]
-
-    def _pose_of(self, sight: _Sight, camera: Camera, is_refined: bool = True) -> PlacedPose:
-        """What the network saw, refined if that is wanted."""
-        pose, landmarks_px = params_to_pose(sight.params, sight.crop), sight.track.detection.landmarks_px
-        if self._refiner is None or not is_refined or landmarks_px is None:
-            return pose
-        with self.times.stage("refine"):
-            return self._refiner(pose, landmarks_px, camera)
 
     def _steady(self, sight: _Sight, pose: PlacedPose, camera: Camera, time_s: float) -> Hand:
         """The hand as it is shown: with its track's shape, smoothed, at its true size."""

@@ -9,6 +9,7 @@ import numpy as np
 from handmesh.geometry.camera import project, translation_to_weak_perspective, weak_perspective_to_translation
 from handmesh.geometry.crop import camera_to_crop, crop_to_camera
 from handmesh.geometry.rotation import mirror_rotmat
+from handmesh.hand_model.landmarks import landmarks_m
 from handmesh.hand_model.skinning import HandModel, mirror_points, skin
 from handmesh.records import Camera, Crop, Hand, HandParams, PlacedPose
 from handmesh.skeleton import ROOT, WRIST
@@ -50,6 +51,7 @@ def pose_hand(model: HandModel, pose: PlacedPose, params: HandParams, crop: Crop
         vertices_m=vertices_m,
         joints_m=joints_m,
         keypoints_px=project(joints_m, camera),
+        landmarks_px=project(landmarks_m(joints_m, T_camera_wrist[:3, :3], pose.rotmats, not crop.is_mirrored, scale), camera),
         T_camera_wrist=T_camera_wrist,
         params=_pose_to_params(pose, params, crop),
         box_px=track.box_px,

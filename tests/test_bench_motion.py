@@ -27,7 +27,8 @@ def _shown(model, pose, track_id, is_right=None, shift_m=(0.0, 0.0, 0.0)) -> Han
     joints_m = true_joints_m(model, pose) + shift_m
     params = HandParams(pose.rotmats, np.zeros(10), np.array([5.0, 0, 0]), 0.9, 2.0)
     side = pose.is_right if is_right is None else is_right
-    return Hand(joints_m, joints_m, project(joints_m, CAMERA), np.eye(4), params, np.zeros(4), 0.9, side, track_id)
+    points_px = project(joints_m, CAMERA)
+    return Hand(joints_m, joints_m, points_px, points_px, np.eye(4), params, np.zeros(4), 0.9, side, track_id)
 
 
 def _scripted(studio, monkeypatch, answer, script):

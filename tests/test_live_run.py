@@ -54,7 +54,8 @@ def _hand(model, index, track_id=0, is_right=True):
     T_camera_wrist = np.eye(4)
     T_camera_wrist[:3, 3] = joints[0]
     params = HandParams(model.mean_rotmats(), np.linspace(-1, 1, 10), np.array([5.0, 0.01, -0.02]), 0.9, 2.5)
-    return Hand(vertices, joints, project(joints, CAMERA), T_camera_wrist, params, np.array([1.0, 2, 30, 40]), 0.75, is_right, track_id)
+    points_px = project(joints, CAMERA)
+    return Hand(vertices, joints, points_px, points_px, T_camera_wrist, params, np.array([1.0, 2, 30, 40]), 0.75, is_right, track_id)
 
 
 class _Source:
@@ -349,8 +350,6 @@ class _Recorder:
     [
         (["--web"], ["--web", "8080"]),
         (["--web", "9000"], ["--web", "9000"]),
-        (["--refine", "--web", "--loop"], ["--refine", "all", "--web", "8080", "--loop"]),
-        (["--refine", "nothing"], ["--refine", "nothing"]),
         (["--camera", "0"], ["--camera", "0"]),
     ],
 )

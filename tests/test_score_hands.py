@@ -15,11 +15,7 @@ from score_network import true_hand
 
 from handmesh.errors import UserError
 from handmesh.geometry.camera import camera_from_focal, project
-from handmesh.geometry.rotation import mirror_rotmat
-from handmesh.hand_model.skinning import mirror_points
 from handmesh.records import Detection, Hand, HandParams
-from handmesh.refine import LANDMARK_OFFSETS_M, KeypointModel
-from handmesh.skeleton import ROOT
 
 COUNT, SIZE_PX = 12, 64
 LEFT = frozenset({2, 6})
@@ -49,11 +45,9 @@ class MadePictures:
 def hand_of(model, label, is_left) -> Hand:
     """The labelled hand as an estimator gives it."""
     vertices_m, joints_m = true_hand(model, label, is_left)
-    camera = camera_from_focal(SIZE_PX, SIZE_PX, 3.0 * SIZE_PX)
-    T_camera_wrist = np.eye(4)
-    T_camera_wrist[:3, :3] = mirror_rotmat(label["rotmats"][0]) if is_left else label["rotmats"][0]
+    points_px = project(joints_m, camera_from_focal(SIZE_PX, SIZE_PX, 3.0 * SIZE_PX))
     params = HandParams(label["rotmats"], label["betas"], np.array([1.0, 0, 0]), 0.9, 1.0)
-    return Hand(vertices_m, joints_m, project(joints_m, camera), T_camera_wrist, params, np.zeros(4), 0.9, not is_left)
+    return Hand(vertices_m, joints_m, points_px, points_px, np.eye(4), params, np.zeros(4), 0.9, not is_left)
 
 
 class TrueEstimator:
@@ -84,21 +78,6 @@ def pictures(hand_model):
 
 def moved(hand: Hand, shift_m=(0.0, 0.0, 0.0), scale=1.0) -> Hand:
     return replace(hand, vertices_m=scale * hand.vertices_m + shift_m, joints_m=scale * hand.joints_m + shift_m, scale=scale)
-
-
-@pytest.mark.parametrize("is_left", [False, True])
-def test_landmarks_are_the_moved_keypoints_of_the_hand(hand_model, pictures, is_left):
-    label, camera = pictures.labels()[0], camera_from_focal(SIZE_PX, SIZE_PX, 3.0 * SIZE_PX)
-    rotmats, betas = label["rotmats"].astype(float), label["betas"].astype(float)
-    plain_m, moved_m = (KeypointModel.of(hand_model, offsets).keypoints(rotmats, betas) for offsets in (None, LANDMARK_OFFSETS_M))
-    expected_m = moved_m - plain_m[ROOT] + label["root_m"]
-    expected_px = project(mirror_points(expected_m) if is_left else expected_m, camera)
-    pipeline = Pipeline(TrueEstimator(hand_model, pictures), hand_model)
-    hand = hand_of(hand_model, label, is_left)
-    np.testing.assert_allclose(pipeline.landmarks_px(hand, camera), expected_px, atol=1e-3)
-    # A larger hand that is as much farther away looks the same.
-    np.testing.assert_allclose(pipeline.landmarks_px(moved(hand, scale=1.3), camera), expected_px, atol=1e-3)
-    assert np.linalg.norm(expected_px - hand.keypoints_px, axis=1).mean() > 0.5
 
 
 def test_whole_frames(hand_model, pictures):
@@ -149,13 +128,6 @@ def test_boxes_and_sides_are_the_labels(hand_model, pictures):
     assert scores["side %"] == pytest.approx(100 * (1 - sum(index in LEFT for index in present) / (len(present) - 1)))
 
 
-class PlainPipeline(Pipeline):
-    """Takes keypoints for landmarks, so that hands are what a test says."""
-
-    def landmarks_px(self, hand, camera):
-        return hand.keypoints_px
-
-
 class Teller:
     """Says what it is told of each call."""
 
@@ -201,7 +173,7 @@ def hand(hand_model, make_hand) -> Hand:
 
 
 def shown(hand, points_px, is_right=True, presence=0.9) -> Hand:
-    return replace(hand, keypoints_px=points_px, is_right=is_right, params=replace(hand.params, presence=presence))
+    return replace(hand, landmarks_px=points_px, is_right=is_right, params=replace(hand.params, presence=presence))
 
 
 def answers_to(photographs_px, hand):
@@ -221,7 +193,7 @@ def answers_to(photographs_px, hand):
 def test_photographs(photographs, hand_model, hand):
     folder, landmarks_px = photographs
     estimator = answers_to(landmarks_px, hand)
-    scores = score_photographs(folder, 1, PlainPipeline(estimator, hand_model), Worst(""))
+    scores = score_photographs(folder, 1, Pipeline(estimator, hand_model), Worst(""))
     assert scores["hands"] == 2 and scores["missed"] == 0
     assert scores["D median"] == pytest.approx(0.05) and scores["D 95 %"] == pytest.approx(0.095)
     assert scores["side, both orientations %"] == 50 and scores["present %"] == 100
@@ -233,7 +205,7 @@ def test_photographs(photographs, hand_model, hand):
 
 
 def test_a_missed_hand_counts_as_one(photographs, hand_model):
-    scores = score_photographs(photographs[0], 1, PlainPipeline(Teller(lambda _: []), hand_model), Worst(""))
+    scores = score_photographs(photographs[0], 1, Pipeline(Teller(lambda _: []), hand_model), Worst(""))
     assert (scores["D median"], scores["missed"], scores["side, both orientations %"], scores["present %"]) == (1, 2, 0, 0)
     assert scores["no hand seen in them %"] == 100
 
@@ -256,14 +228,14 @@ def test_a_video(video, hand_model, hand):
     near, far = (shown(hand, points_px + (0, share * side_px)) for share in (0.02, 0.3))
     answers = [[far, near], [near], [far], [near]]
     worst = Worst("")
-    scores = score_video(video, reference, False, PlainPipeline(Teller(answers.__getitem__), hand_model), worst)
+    scores = score_video(video, reference, False, Pipeline(Teller(answers.__getitem__), hand_model), worst)
     # Of the far one's four hands: 0.02, missed, 0.02, 0.3.
     assert scores["hands of the reference"] == 4 and scores["missed"] == 1 and scores["frames in which only we see a hand"] == 1
     assert scores["D median"] == pytest.approx(0.16)
-    again = score_video(video, reference, True, PlainPipeline(Teller(answers.__getitem__), hand_model), Worst(""))
+    again = score_video(video, reference, True, Pipeline(Teller(answers.__getitem__), hand_model), Worst(""))
     assert again["SHA-256 of all answers"] == scores["SHA-256 of all answers"]
     other = [[replace(near, joints_m=near.joints_m + 1e-4)], *answers[1:]]
-    changed = score_video(video, reference, False, PlainPipeline(Teller(other.__getitem__), hand_model), Worst(""))
+    changed = score_video(video, reference, False, Pipeline(Teller(other.__getitem__), hand_model), Worst(""))
     assert changed["SHA-256 of all answers"] != scores["SHA-256 of all answers"]
     assert worst.sheet().shape[1] == 1500
 
@@ -282,10 +254,10 @@ def test_the_reference_is_kept(video, tmp_path, monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(score_hands, "HandDetector", Detector)
+    monkeypatch.setattr(score_hands, "TasksDetector", Detector)
     cache = tmp_path / "reference.npz"
     made = read_reference(video, cache)
-    monkeypatch.setattr(score_hands, "HandDetector", None)
+    monkeypatch.setattr(score_hands, "TasksDetector", None)
     kept = read_reference(video, cache)
     assert [len(hands) for hands in made] == [len(hands) for hands in kept] == [1, 0, 2, 0]
     np.testing.assert_array_equal(kept[2][1], points_px + 9)
@@ -296,7 +268,7 @@ def test_the_reference_is_kept(video, tmp_path, monkeypatch):
     cache.write_bytes(b"no npz")
     with pytest.raises(UserError, match="delete it"):
         read_reference(video, cache)
-    monkeypatch.setattr(score_hands, "HandDetector", Detector)
+    monkeypatch.setattr(score_hands, "TasksDetector", Detector)
     monkeypatch.setattr(Detector, "__call__", lambda self, image: [])
     with pytest.raises(UserError, match="finds none"):
         read_reference(video, None)
@@ -331,7 +303,6 @@ def test_the_command(photographs, tmp_path, monkeypatch, hand, capsys):
         return answers_to(landmarks_px, hand)
 
     monkeypatch.setattr(score_hands, "HandMeshEstimator", estimator)
-    monkeypatch.setattr(score_hands, "Pipeline", PlainPipeline)
     flags = ["--landmarks", "lite", "--precision", "bf16", "--json", str(tmp_path / "scores.json"), "--sheet", str(tmp_path / "worst.png")]
     main(["--photographs", str(folder), *flags])
     assert asked == {"is_live": False, "max_hands": 2, "threads": 0, "landmarks": "lite", "precision": "bf16"}
@@ -346,9 +317,9 @@ def test_the_command(photographs, tmp_path, monkeypatch, hand, capsys):
     [
         ([], "something to look at"),
         (["--video", "x", "--every", "0"], "--every"),
-        (["--photographs", "x", "--listed", "y"], "--frames with --listed"),
-        (["--photographs", "x", "--reference", "y"], "--video with --reference"),
-        (["--photographs", "x", "--sheet", "gone/y.png"], "make its folder first"),
+        (["--video", "x", "--listed", "y"], "--frames with --listed"),
+        (["--frames", "x", "--reference", "y"], "--video with --reference"),
+        (["--video", "x", "--sheet", "gone/y.png"], "make its folder first"),
         (["--photographs", "gone"], "hands.jsonl"),
     ],
 )

@@ -158,7 +158,7 @@ def test_keypoints_are_measured_in_boxes(tools, hand_model):
     params = HandParams(label["rotmats"], label["betas"], np.array([1.0, 0, 0]), 1.0, 1.0)
     box_px = np.ptp(label["keypoints_px"], axis=0).max()
     keypoints_px = label["keypoints_px"] + np.array([0.06, -0.08]) * box_px
-    hand = Hand(vertices_m, joints_m, keypoints_px, np.eye(4), params, np.zeros(4), 1.0, True)
+    hand = Hand(vertices_m, joints_m, keypoints_px, keypoints_px, np.eye(4), params, np.zeros(4), 1.0, True)
     row = np.array(tools.network.score_hand(hand_model, hand, label, False, -1.0), tools.network.SCORE_DTYPE)
     assert row["keypoints_share"] == pytest.approx(0.1, rel=1e-4) and row["mpjpe_mm"] == pytest.approx(0, abs=1e-3)
 

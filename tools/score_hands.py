@@ -27,6 +27,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -40,20 +41,17 @@ from rich.progress import track
 from score_network import mean_of, open_set, true_hand
 from score_tables import TextTable, to_rich
 
+from handmesh.bench.tasks import TasksDetector
 from handmesh.cli import guard
-from handmesh.detection import HandDetector
 from handmesh.errors import UserError, one_line
 from handmesh.estimator import HandMeshEstimator
 from handmesh.freihand import read_picture
 from handmesh.geometry.alignment import procrustes
-from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_focal, camera_from_fov, project
+from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_focal, camera_from_fov
 from handmesh.geometry.crop import CROP_PADDING, mirror_picture
-from handmesh.geometry.rotation import mirror_rotmat
 from handmesh.hand_model import HandModel, load_hand_model
-from handmesh.hand_model.skinning import mirror_points
 from handmesh.photographs import FOCAL_OVER_SIZE, PADDING
 from handmesh.records import Camera, Detection, Hand
-from handmesh.refine import LANDMARK_OFFSETS_M, KeypointModel
 from handmesh.render.overlay import draw_overlay
 from handmesh.runtime import Precision
 from handmesh.skeleton import BONES, ROOT
@@ -82,36 +80,17 @@ class Estimator(Protocol):
     def track(self, image_rgb: np.ndarray, time_s: float, camera: Camera | None = None) -> list[Hand]: ...
 
 
+@dataclass(frozen=True)
 class Pipeline:
-    """An estimator, with its hands' landmarks and their overlay.
+    """An estimator and the hand model that it poses."""
 
-    Args:
-        estimator: is not closed here.
-        model: the hand model that it poses.
-    """
-
-    def __init__(self, estimator: Estimator, model: HandModel) -> None:
-        self.estimator, self.model = estimator, model
-        self._plain, self._moved = KeypointModel.of(model), KeypointModel.of(model, LANDMARK_OFFSETS_M)
-
-    def landmarks_px(self, hand: Hand, camera: Camera) -> np.ndarray:
-        """(21, 2) the hand's keypoints, moved by the published offsets, in the image."""
-        first = hand.T_camera_wrist[:3, :3]
-        rotmats = np.concatenate([(first if hand.is_right else mirror_rotmat(first))[None], hand.params.rotmats[1:]]).astype(np.float64)
-        betas = hand.params.betas.astype(np.float64)
-        moved_m = self._moved.keypoints(rotmats, betas) - self._plain.keypoints(rotmats, betas)
-        return project(hand.joints_m + hand.scale * (moved_m if hand.is_right else mirror_points(moved_m)), camera)
-
-    def nearest(self, hands: Sequence[Hand], landmarks_px: np.ndarray, camera: Camera) -> tuple[float, Hand | None]:
-        """D of the hand nearest to (21, 2) reference landmarks, and that hand; `_MISSED` and None where there is none so near."""
-        distances = [distance_over_box(self.landmarks_px(hand, camera), landmarks_px) for hand in hands]
-        best = int(np.argmin(distances)) if distances else -1
-        return (distances[best], hands[best]) if distances and distances[best] < _MISSED else (_MISSED, None)
+    estimator: Estimator
+    model: HandModel
 
     def tile(self, image: np.ndarray, hands: Sequence[Hand], camera: Camera, reference_px: np.ndarray | None, words: str) -> np.ndarray:
         """The square around a hand: meshes, our landmarks red, the reference's green. Without a reference the first of `hands`."""
         drawn = draw_overlay(image, hands, self.model, camera)
-        ours_px = [self.landmarks_px(hand, camera) for hand in hands]
+        ours_px = [hand.landmarks_px for hand in hands]
         around_px = ours_px[0] if reference_px is None else reference_px
         middle_px = (around_px.min(axis=0) + around_px.max(axis=0)) / 2
         side_px = max(_TILE_PADDING * float(np.ptp(around_px, axis=0).max()), 1.0)
@@ -157,6 +136,11 @@ def distance_over_box(points_px: np.ndarray, landmarks_px: np.ndarray) -> float:
     return float(np.linalg.norm(points_px - landmarks_px, axis=1).mean() / np.ptp(landmarks_px, axis=0).max())
 
 
+def nearest_distance(hands: Sequence[Hand], landmarks_px: np.ndarray) -> float:
+    """D of the hand nearest to (21, 2) reference landmarks."""
+    return min([distance_over_box(hand.landmarks_px, landmarks_px) for hand in hands] + [_MISSED])
+
+
 def detection_of(landmarks_px: np.ndarray, is_right: bool) -> Detection:
     """The box of landmarks, as a detection that says nothing else."""
     return Detection(np.concatenate([landmarks_px.min(axis=0), landmarks_px.max(axis=0)]), is_right, 1.0)
@@ -181,7 +165,7 @@ def read_reference(path: Path, cache: Path | None) -> list[np.ndarray]:
         if kept["video"] != video:
             raise UserError(f"expected landmarks of '{path}' in '{cache}', got those of another video; give another --reference")
         return [kept["landmarks_px"][kept["frame"] == frame] for frame in range(int(kept["frames"]))]
-    detector = HandDetector(max_hands=2)
+    detector = TasksDetector(max_hands=2)
     found = [
         [detection.landmarks_px for detection in detector(image) if detection.landmarks_px is not None]
         for _, image in track(frames_rgb(path), "reference")
@@ -215,7 +199,7 @@ def score_video(path: Path, reference: Sequence[np.ndarray], is_paced: bool, pip
         for hand in hands:
             answers.update(np.float64(hand.track_id).tobytes() + hand.joints_m.tobytes() + hand.vertices_m.tobytes())
         for landmarks_px in reference[index]:
-            distance, _ = pipeline.nearest(hands, landmarks_px, camera)
+            distance = nearest_distance(hands, landmarks_px)
             distances.append(distance)
             worst.add(int(time_s), distance, partial(pipeline.tile, image, hands, camera, landmarks_px, f"frame {index}: {distance:.3f}"))
     return {
@@ -243,7 +227,7 @@ def score_photographs(folder: Path, every: int, pipeline: Pipeline, worst: Worst
             pipeline.estimator(shown, camera, [detection_of(points_px, True)])
             for shown, points_px in ((image, landmarks_px), (mirror_picture(image), flipped_px))
         )
-        distance, _ = pipeline.nearest(hands, landmarks_px, camera)
+        distance = nearest_distance(hands, landmarks_px)
         distances.append(distance)
         is_present.append(any(hand.params.presence > 0.5 for hand in hands))
         sides = [(of_one, row["is_right"] != is_flipped) for of_one, is_flipped in ((hands, False), (flipped, True))]
@@ -446,6 +430,8 @@ def main(argv: Sequence[str]) -> None:
     for flag, needs in (("reference", "video"), ("listed", "frames")):
         if getattr(arguments, flag) and not getattr(arguments, needs):
             raise UserError(f"expected --{needs} with --{flag}, got none; add it or leave --{flag} out")
+    if arguments.photographs and not (arguments.photographs / "hands.jsonl").is_file():
+        raise UserError(f"expected hands.jsonl in '{arguments.photographs}', which has none; give another --photographs")
     for path in (arguments.json, arguments.sheet, arguments.reference):
         if path and not path.resolve().parent.is_dir():
             raise UserError(f"expected a file in a folder that is there, got '{path}'; make its folder first")

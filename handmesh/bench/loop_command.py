@@ -290,8 +290,6 @@ def _estimator(command: LoopCommand | FolderCommand, max_hands: int) -> HandMesh
         max_hands=max_hands,
         threads=command.threads or network_threads(is_stream=isinstance(command, LoopCommand)),
         is_live=isinstance(command, LoopCommand) and command.paced,
-        # Distances to the detector are no measure of what it was pulled to.
-        refine="nothing" if isinstance(command, LoopCommand) else "pictures",
     )
     estimator.prepare()
     return estimator

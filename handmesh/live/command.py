@@ -25,7 +25,6 @@ from handmesh.live.recorder import Recorder
 from handmesh.live.sinks import ANIMATION, JSON_LINES, open_sinks, parse_kinds, prepare_output
 from handmesh.live.sources import Source, open_source
 from handmesh.live.stream import STDOUT, open_stream, parse_stream
-from handmesh.refine import Refine
 from handmesh.runtime import Precision, Runtime
 from handmesh.smoothing import DEFAULT_SMOOTH
 from handmesh.timing import StageTimes
@@ -71,8 +70,6 @@ class DemoCommand:
     """Calibration file: OpenCV's yaml or json, ROS's camera_info, or a 3 x 3 matrix in json; scaled to the picture."""
     smooth: float = DEFAULT_SMOOTH
     """How much videos are smoothed: 0 not at all, 1 most (and latest)."""
-    refine: Refine = "pictures"
-    """What is pulled to the detector's landmarks. --refine alone means all: videos too, whose every frame the detector then looks at."""
     hand_length_mm: float | None = None
     """Length of the hands from the wrist to the tip of the middle finger; makes sizes and distances true rather than an average adult's."""
     mirror: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -131,7 +128,6 @@ def run_demo(command: DemoCommand) -> None:
                 threads=command.threads or network_threads(source.is_stream),
                 is_live=source.is_live,
                 smooth=command.smooth,
-                refine=command.refine,
                 hand_length_mm=command.hand_length_mm,
             )
         )
@@ -169,13 +165,12 @@ def run_demo(command: DemoCommand) -> None:
 
 
 def with_bare_flags(arguments: Sequence[str]) -> list[str]:
-    """The same arguments, where `--web` and `--refine` without a value get the one that they then stand for."""
+    """The same arguments, where `--web` without a port gets the one that it then stands for."""
     given = list(arguments)
-    for flag, value in (("--web", str(WEB_PORT)), ("--refine", "all")):
-        if flag in given:
-            after = given.index(flag) + 1
-            if after == len(given) or given[after].startswith("-"):
-                given.insert(after, value)
+    if "--web" in given:
+        after = given.index("--web") + 1
+        if after == len(given) or given[after].startswith("-"):
+            given.insert(after, str(WEB_PORT))
     return given
 
 
