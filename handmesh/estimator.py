@@ -93,6 +93,7 @@ class HandMeshEstimator:
         self._max_hands = max_hands
         self._camera = camera
         self._is_live = is_live
+        self._threads = threads
         self._detector: HandDetector | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="handmesh detector")
         self._answer: Future[list[Detection]] | None = None
@@ -183,9 +184,7 @@ class HandMeshEstimator:
     def close(self) -> None:
         """Give the detector's threads back; the estimator cannot be called again."""
         self._thread.shutdown()
-        if self._detector is not None:
-            self._detector.close()
-            self._detector = None
+        self._detector = None
 
     def __enter__(self) -> HandMeshEstimator:
         return self
@@ -195,7 +194,7 @@ class HandMeshEstimator:
 
     def _load_detector(self) -> HandDetector:
         if self._detector is None:
-            self._detector = HandDetector(max_hands=self._max_hands)
+            self._detector = HandDetector(max_hands=self._max_hands, threads=self._threads)
         return self._detector
 
     def _camera_for(self, image_rgb: np.ndarray, camera: Camera | None) -> Camera:

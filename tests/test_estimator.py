@@ -47,9 +47,7 @@ def estimator():
 
 @pytest.fixture(scope="module")
 def detector():
-    detector = HandDetector()
-    yield detector
-    detector.close()
+    return HandDetector()
 
 
 @pytest.fixture(scope="module")
@@ -239,9 +237,6 @@ def test_a_camera_never_waits_for_the_detector(frames, camera, detector, monkeyp
             assert may_answer.wait(60)
             return detector(image_rgb)
 
-        def close(self):
-            pass
-
     monkeypatch.setattr("handmesh.estimator.HandDetector", Slow)
     with HandMeshEstimator(camera=camera, is_live=True) as estimator:
         assert _track_all(estimator, frames[:3], camera) == [[], [], []]
@@ -263,9 +258,6 @@ def test_a_detector_that_fails_once_is_asked_again(frames, camera, detector, mon
             if Moody.calls == 1:
                 raise RuntimeError("not now")
             return detector(image_rgb)
-
-        def close(self):
-            pass
 
     monkeypatch.setattr("handmesh.estimator.HandDetector", Moody)
     for is_live in (False, True):
@@ -302,9 +294,6 @@ def test_the_caller_may_draw_on_its_picture_while_the_detector_looks(frames, cam
             assert may_look.wait(60)
             seen.append(image_rgb.copy())
             return []
-
-        def close(self):
-            pass
 
     monkeypatch.setattr("handmesh.estimator.HandDetector", Slow)
     with HandMeshEstimator(camera=camera, is_live=True) as estimator:

@@ -138,7 +138,6 @@ def test_bf16_costs_less_than_a_millimetre():
             for one, other in zip(full(image_rgb, CAMERA, detections), half(image_rgb, CAMERA, detections), strict=True):
                 root_m = [hand.joints_m[ROOT] for hand in (one, other)]
                 distances_mm += [1e3 * np.linalg.norm((one.vertices_m - root_m[0]) - (other.vertices_m - root_m[1]), axis=1).mean()]
-    detector.close()
     assert len(distances_mm) > 10 and np.mean(distances_mm) < 1
 
 

@@ -1,4 +1,4 @@
-"""How far a network's 2D keypoints are from MediaPipe's landmarks on a video, and what a mean hand scores.
+"""How far a network's 2D keypoints are from the landmarks of MediaPipe's networks on a video, and what a mean hand scores.
 
     python tools/compare_to_detector.py VIDEO [--model FILE.onnx] [--every N]
 
@@ -49,14 +49,14 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"expected --every from 1 on, got {arguments.every}; leave it out")
 
     estimator = HandMeshEstimator(arguments.model, max_hands=1)
-    detector, flipped_detector = (HandDetector(max_hands=1, is_video=True) for _ in range(2))
+    detector = HandDetector(max_hands=1)
     frames = found = rights = flipped_sides = 0
     ours, means, flip_px, presence, looks_right = [], {False: [], True: []}, [], [], []
-    for time_s, image in track(frames_rgb(arguments.video, arguments.every), "frames"):
+    for _, image in track(frames_rgb(arguments.video, arguments.every), "frames"):
         frames += 1
         height, width = image.shape[:2]
         camera = camera_from_fov(width, height, ASSUMED_FOV_DEG, is_known=False)
-        detections = detector(image, time_s)
+        detections = detector(image, camera)
         if not detections:
             continue
         detection = detections[0]
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
         for flip, scores in means.items():
             scores.append(distance_over_box(mean_hand_px(estimator.hand_model, detection.box_px, flip), detection))
         flipped_image = mirror_picture(image)
-        for flipped in estimator(flipped_image, camera, flipped_detector(flipped_image, time_s)):
+        for flipped in estimator(flipped_image, camera, detector(flipped_image, camera)):
             flipped_sides += flipped.is_right != hand.is_right
             flip_px.append(flip_difference_px(hand, flipped, width))
 

@@ -62,7 +62,7 @@ class LoopCommand(_NetworkFlags):
     max_hands: tuple[int, ...] = (1,)
     """Most hands to look for. Several, like "1 2", run in turn and are compared."""
     against: tuple[Literal["mediapipe", "detector-every-frame", "as-seen"], ...] = ()
-    """What has its turns in the same run: MediaPipe's landmarks alone, read ahead by a thread as ours and with nothing drawn; the loop
+    """What has its turns in the same run: MediaPipe's own package alone, read ahead by a thread as ours and with nothing drawn; the loop
     with the detector and two looks in every frame, as pictures have them; or the loop that shows each frame's hands as seen, neither
     smoothed nor with a held shape. Each gives a ratio of frames/s, the first two the distance of our keypoints to MediaPipe's landmarks."""
     threads: int = 0
@@ -262,18 +262,18 @@ def run_startup(command: StartupCommand) -> Report:
 
 def _contender(name: str, max_hands: int, command: LoopCommand, stack: ExitStack) -> Contender:
     from handmesh.bench.loop import Contender, DetectorEveryFrame, run_mediapipe, run_through_loop
+    from handmesh.bench.tasks import TasksDetector
     from handmesh.detection import HandDetector
+    from handmesh.live.command import network_threads
 
-    open_detector = partial(HandDetector, max_hands, is_video=True)
     if name == "mediapipe":
-        return Contender(name, max_hands, lambda source: run_mediapipe(source, open_detector()))
+        return Contender(name, max_hands, lambda source: run_mediapipe(source, TasksDetector(max_hands, is_video=True)))
     estimator = stack.enter_context(_estimator(command, max_hands))
     if name == "as-seen":
         estimator.smooth = None
     artist = _artist()
     if name == "detector-every-frame":
-        asking = DetectorEveryFrame(estimator, open_detector)
-        stack.callback(asking.close)
+        asking = DetectorEveryFrame(estimator, HandDetector(max_hands, threads=command.threads or network_threads(is_stream=True)))
         return Contender(name, max_hands, lambda source: run_through_loop(source, asking, artist))
     return Contender(name, max_hands, lambda source: run_through_loop(source, estimator, artist))
 

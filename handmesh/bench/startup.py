@@ -31,7 +31,6 @@ STEPS = {
     "from handmesh.live.command import DemoCommand\n"
     "parse_flags(DemoCommand, [], 'handmesh-demo')",
     "import estimator": "from handmesh.estimator import HandMeshEstimator",
-    "import mediapipe": "from mediapipe.tasks.python import vision",
     "import runtime": "__import__(asked['runtime'])",
     "hand model": "estimator = HandMeshEstimator(\n"
     "    asked['model'], asked['hand_model'], runtime=asked['runtime'], precision=asked['precision'], max_hands=asked['max_hands'])",

@@ -46,7 +46,7 @@ DEFAULT = "default"
 HEADLINE = ("pa_mpjpe_mm", "pa_mpvpe_mm", "f_5mm_aligned", "f_15mm_aligned", "mpjpe_root_mm", "keypoints_share")
 # Distribution -> what is imported of it.
 _PACKAGES = {
-    **{name: name for name in ("numpy", "scipy", "openvino", "onnxruntime", "mediapipe", "torch", "timm")},
+    **{name: name for name in ("numpy", "scipy", "openvino", "onnxruntime", "torch", "timm")},
     "opencv-contrib-python": "cv2",
 }
 

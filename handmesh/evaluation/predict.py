@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -119,8 +118,8 @@ def predict(
         network: made for `model`.
         model: the hand that its parameters pose.
         crop: "gt" is the rule that networks are trained by, around the true keypoints; "centre" METRO's fixed square in the middle of
-            the picture; "detector" the rule around the landmarks of the surest hand that MediaPipe finds in the (changed) picture, and
-            "centre" where it finds none.
+            the picture; "detector" the rule around the landmarks of the surest hand that MediaPipe's networks find in the (changed)
+            picture, and "centre" where they find none.
         tta: test-time augmentation: "none" one look; "metro" 95 looks, rolls of 0, ±10 ... ±90 degrees times crops that see 0.7, 0.8,
             0.9, 1.0 and 1.1 of the side (METRO's code multiplies its box, so this does); each look's mesh and joints are aligned to
             the plain look by one similarity without reflection, and averaged; "fast" four looks, unrolled crops that see 0.8, 0.9, 1.0
@@ -144,7 +143,7 @@ def predict(
     def crop_pictures(rows: range) -> list[tuple[list[Crop], bool]]:
         return [crop_picture(data, index, crop, looks, network.info.input_size_px, detector, change) for index in rows]
 
-    with closing(detector) if detector else nullcontext(), progress_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(label, total=count)
         for rows, seen in _in_advance(crop_pictures, chunks):
             crops = [one for of_picture, _ in seen for one in of_picture]
@@ -163,7 +162,7 @@ def crop_picture(
     mode: CropMode,
     looks: Sequence[Look],
     size_px: int,
-    detector: Callable[[np.ndarray], list[Detection]] | None,
+    detector: Callable[[np.ndarray, Camera], list[Detection]] | None,
     change: Change | None,
 ) -> tuple[list[Crop], bool]:
     """One picture as the network is to see it.
@@ -186,7 +185,7 @@ def crop_picture(
 
     points_px = keypoints_px if mode == "gt" else None
     if mode == "detector" and detector:
-        detections = detector(changed.image)
+        detections = detector(changed.image, camera)
         points_px = detections[0].landmarks_px if detections else None
     if points_px is None:
         crop_camera, R_camera_crop = look_at_box(middle_box(camera), camera, size_px, padding=1.0)
