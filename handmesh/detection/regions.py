@@ -13,7 +13,6 @@ import numpy as np
 
 from handmesh.geometry.camera import project, unproject
 from handmesh.geometry.crop import crop_to_camera
-from handmesh.geometry.rotation import shortest_arc
 from handmesh.records import Camera, Crop
 from handmesh.skeleton import JOINTS
 
@@ -31,9 +30,8 @@ _WRIST, _INDEX, _MIDDLE, _RING = (_BOXED.index(JOINTS.index(name)) for name in (
 # Keypoints of a palm: the wrist, and where the middle finger begins.
 _PALM_WRIST, _PALM_MIDDLE = 0, 2
 
-_FORWARD = np.array([0.0, 0.0, 1.0])
 # A region is in place when its middle is off by less than this share of its side.
-_CENTRED = 1e-7
+_CENTRED = 1e-6
 _ROUNDS = 8
 
 
@@ -86,18 +84,26 @@ _Square = Callable[[np.ndarray], tuple[float, float, float, float, float]]
 
 def _settle(rays: np.ndarray, square: _Square, camera: Camera, size_px: int) -> tuple[Camera, np.ndarray]:
     """The virtual camera in which the square of rays (N, 3) is upright and in the middle."""
-    R_camera_crop = shortest_arc(_FORWARD, rays.mean(axis=0))
+    R_camera_crop = _looking_at(*rays.mean(axis=0).tolist())
     x, y, side, sine, cosine = _seen_square(rays, R_camera_crop, square)
     # A fixed point, as in `geometry.crop.look_at_points`.
     for _ in range(_ROUNDS):
         if max(abs(x), abs(y)) < _CENTRED * side:
             break
-        R_camera_crop = shortest_arc(_FORWARD, R_camera_crop @ np.array([x, y, 1.0]))
+        R_camera_crop = _looking_at(*(R_camera_crop @ (x, y, 1.0)).tolist())
         x, y, side, sine, cosine = _seen_square(rays, R_camera_crop, square)
     # What points right in the region as it is turned, and what points down.
     R_camera_crop = R_camera_crop @ np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
     focal_px, middle_px = size_px / max(side, 1e-9), (size_px - 1) / 2
     return Camera(focal_px, focal_px, middle_px, middle_px, size_px, size_px, is_known=camera.is_known), R_camera_crop
+
+
+def _looking_at(x: float, y: float, z: float) -> np.ndarray:
+    """`rotation.shortest_arc` from the viewing axis, written out: regions ask for it several times a hand and frame."""
+    length = math.sqrt(x * x + y * y + z * z)
+    x, y, z = x / length, y / length, z / length
+    a, b = x / (1 + z), y / (1 + z)
+    return np.array([[1 - a * x, -a * y, x], [-a * y, 1 - b * y, y], [-x, -y, z]])
 
 
 def _seen_square(rays: np.ndarray, R_camera_crop: np.ndarray, square: _Square) -> tuple[float, float, float, float, float]:
