@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -84,11 +85,12 @@ def export_head(net: HeadNet, model: HandModel, looks: Looks, rows: np.ndarray, 
     store_weights_in_fp16(proto)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     values = session.run(list(HEAD_OUTPUTS), dict(zip(INPUTS, inputs, strict=True)))
-    theirs = dict(zip(HEAD_OUTPUTS, (np.asarray(value) for value in values), strict=True))
     with torch.no_grad():
-        double = HeadNet.double(net)
-        ours = dict(zip(HEAD_OUTPUTS, (value.numpy() for value in _Deployed(double)(*(each.double() for each in tensors))), strict=True))
-        net.float()
+        exact = _Deployed(copy.deepcopy(net).double())(*(each.double() for each in tensors))
+    theirs, ours = (
+        dict[str, np.ndarray](zip(HEAD_OUTPUTS, map(np.asarray, each), strict=True))
+        for each in (values, [value.numpy() for value in exact])
+    )
     distance = distance_mm(vertices_of(model, theirs), vertices_of(model, ours))
     check_parity("the head's file (fp16)", distance, LIMIT_MM["fp16"], len(rows), "fp16")
     entry = proto.metadata_props.add()

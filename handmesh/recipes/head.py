@@ -207,7 +207,9 @@ def _look_at(command: HeadCommand, what: str, slices: Sequence[_Slice], folder: 
 
 def _look_at_slice(command: HeadCommand, each: _Slice, folder: Path) -> None:
     """What a process does."""
-    networks = {kind: LandmarkNetwork(kind, precision=command.precision, threads=1) for kind in command.landmarks}
+    networks: dict[Landmarks, LandmarkNetwork] = {
+        kind: LandmarkNetwork(kind, precision=command.precision, threads=1) for kind in command.landmarks
+    }
     model = load_hand_model(command.hand_model)
     predictor = Predictor(command.network, model.id, precision=command.precision, threads=1)
     is_photograph = each.name.startswith("photograph")
