@@ -153,13 +153,21 @@ class HandMeshEstimator:
             raise UserError(f"expected smoothing of 0 to 1, got {smooth:g}; 0 is off")
         self._smooth = smooth
 
-    def __call__(self, image_rgb: np.ndarray, camera: Camera | None = None, detections: Sequence[Detection] | None = None) -> list[Hand]:
+    def __call__(
+        self,
+        image_rgb: np.ndarray,
+        camera: Camera | None = None,
+        detections: Sequence[Detection] | None = None,
+        *,
+        keeps_sides: bool = False,
+    ) -> list[Hand]:
         """The hands of one picture, from left to right.
 
         Args:
             image_rgb: (H, W, 3) uint8, RGB, upright.
             camera: of this picture; None for the estimator's.
             detections: hands found by other means, their landmarks, if any, where MediaPipe puts them; None runs the detector.
+            keeps_sides: each hand is of the side that its detection says, whatever the landmark network sees.
         """
         _check_image(image_rgb)
         camera = self._camera_for(image_rgb, camera)
@@ -172,7 +180,7 @@ class HandMeshEstimator:
         if self._landmarks == "off":
             sights = look(image_rgb, camera, [Target(track, track.points_px, None) for track in tracks])
         else:
-            sights = self._look_closely(look, image_rgb, camera, tracks)
+            sights = self._look_closely(look, image_rgb, camera, tracks, keeps_sides)
         if look.head is None:
             sights = self._look_again(look, image_rgb, camera, sights)
         with self.times.stage("mesh"):
@@ -306,23 +314,32 @@ class HandMeshEstimator:
         looks = self._landmarks != "off" or time_s - track.confirmed_s >= _CHECK_EVERY_S
         return Target(track, _to_look_at(track, ahead_px), region_px if looks else None)
 
-    def _look_closely(self, look: Perception, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track]) -> list[Sight]:
+    def _look_closely(
+        self, look: Perception, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track], keeps_sides: bool
+    ) -> list[Sight]:
         """All networks at the hands of a picture, from landmarks that are given or found here, each hand taken for the side that it is."""
         targets = [Target(track, track.detection.landmarks_px, track.detection.landmarks_px) for track in tracks]
         boxed = [row for row, target in enumerate(targets) if target.region_px is None]
-        for row, target in zip(boxed, self._search_boxes(look, image_rgb, camera, [tracks[row] for row in boxed]), strict=True):
+        for row, target in zip(
+            boxed, self._search_boxes(look, image_rgb, camera, [tracks[row] for row in boxed], keeps_sides), strict=True
+        ):
             targets[row] = target
-        return _settle_sides(look, image_rgb, camera, targets)
+        return look(image_rgb, camera, targets) if keeps_sides else _settle_sides(look, image_rgb, camera, targets)
 
-    def _search_boxes(self, look: Perception, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track]) -> list[Target]:
+    def _search_boxes(
+        self, look: Perception, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track], keeps_sides: bool
+    ) -> list[Target]:
         """Landmarks of hands of which only a box is known: by the hand network's answer, else by the palm in the box."""
         first = look(image_rgb, camera, [Target(track, None, None) for track in tracks])
         targets = [Target(sight.track, sight.seen.keypoints_px, sight.seen.landmarks_px) for sight in first]
-        for row, sight in enumerate(_settle_sides(look, image_rgb, camera, targets)):
+        second = look(image_rgb, camera, targets) if keeps_sides else _settle_sides(look, image_rgb, camera, targets)
+        for row, sight in enumerate(second):
             if sight.points_presence >= self._min_confidence:
                 targets[row] = Target(sight.track, sight.points_px, sight.points_px)
             elif (found := self._find_in_box(look, image_rgb, camera, sight.track.detection.box_px)) is not None:
-                track = replace(sight.track, right_evidence=found.score if found.is_right else -found.score)
+                track = sight.track
+                if not keeps_sides:
+                    track = replace(track, right_evidence=found.score if found.is_right else -found.score)
                 targets[row] = Target(track, found.landmarks_px, found.landmarks_px)
         return targets
 

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from handmesh.detection import HandDetector
+from handmesh.estimator import HandMeshEstimator
 from handmesh.evaluation.records import CropMode, EvaluationSet, Predictions, Tta
 from handmesh.geometry.alignment import procrustes
 from handmesh.geometry.camera import camera_from_matrix, project, weak_perspective_to_translation
-from handmesh.geometry.crop import crop_to_camera, look_at_box, look_at_points, middle_box, take_crop
+from handmesh.geometry.crop import CROP_PADDING, FIXED_SHARE, crop_to_camera, look_at_box, look_at_points, middle_box, take_crop
 from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.skinning import skin
@@ -153,6 +154,41 @@ def predict(
             found[rows.start : rows.stop] = [was_found for _, was_found in seen]
             bar.advance(task, len(rows))
     joints_m, vertices_m = points_m[:, : len(JOINTS)], points_m[:, len(JOINTS) :]
+    return Predictions(joints_m, vertices_m, model.id, found if detector else None)
+
+
+def predict_with_head(
+    data: EvaluationSet, estimator: HandMeshEstimator, crop: CropMode, change: Change | None = None, label: str = "hands"
+) -> Predictions:
+    """Every picture through the estimator, which lets the head answer: from a box, as `predict` places its crops.
+
+    Which hands are left is what the data says. The estimator turns its regions upright, so a `change` that rolls the crop changes
+    only the hand network's part.
+
+    Raises:
+        UserError: as `predict`.
+    """
+    count, model = len(data), estimator.hand_model
+    joints_m, vertices_m = np.empty((count, len(JOINTS), 3)), np.empty((count, len(model.template_m), 3))
+    found = np.ones(count, bool)
+    detector = HandDetector(max_hands=1) if crop == "detector" else None
+    with progress_bar() as bar:
+        for index in bar.track(range(count), description=label):
+            image = data.picture(index)
+            camera = camera_of(data.cameras()[index], image)
+            keypoints_px = project(data.joints_m[index], camera)
+            if change is not None:
+                image = change(index, image, keypoints_px).image
+            detections = detector(image, camera) if detector else []
+            found[index] = crop != "detector" or bool(detections)
+            box_px, landmarks_px = middle_box(camera, FIXED_SHARE / CROP_PADDING), None
+            if crop == "gt":
+                box_px = np.concatenate([keypoints_px.min(axis=0), keypoints_px.max(axis=0)])
+            elif detections:
+                box_px, landmarks_px = detections[0].box_px, detections[0].landmarks_px
+            detection = Detection(box_px, not data.left()[index], 1.0, landmarks_px)
+            (hand,) = estimator(image, camera, [detection], keeps_sides=True)
+            joints_m[index], vertices_m[index] = hand.joints_m, hand.vertices_m
     return Predictions(joints_m, vertices_m, model.id, found if detector else None)
 
 
