@@ -37,7 +37,7 @@ POOLED, CHANNELS = 24, 6
 def made_up_looks(hand_model):
     """Hands whose pose is linear in what is seen, so that a head can learn it; photographs and empty regions beside them."""
     rng = np.random.default_rng(0)
-    count, focal_px = 1500, 500.0
+    count, focal_px = 900, 500.0
     labels = np.zeros(count, LABEL_DTYPE)
     hidden = rng.normal(size=(count, 8))
     mixing = rng.normal(size=(8, POOLED)) / 3
@@ -67,7 +67,7 @@ def made_up_looks(hand_model):
 @pytest.fixture(scope="module")
 def trained(made_up_looks, hand_model):
     return train_head(
-        made_up_looks, hand_model, REGION_PX, HeadTraining(width=64, map_channels=4, steps=400, batch_size=128, photographs=32)
+        made_up_looks, hand_model, REGION_PX, HeadTraining(width=64, map_channels=4, steps=300, batch_size=128, photographs=32)
     )
 
 
