@@ -25,7 +25,7 @@ from handmesh.palm_search import PalmSearch
 from handmesh.perception import Perception, Sight, Target, misfit_of
 from handmesh.placement import params_to_pose, pose_hand
 from handmesh.records import Camera, Detection, Hand, PlacedPose
-from handmesh.runtime import Precision, Predictor, Runtime
+from handmesh.runtime import BATCH_SIZES, Precision, Predictor, Runtime
 from handmesh.skeleton import FINGERS, JOINTS, WRIST
 from handmesh.smoothing import DEFAULT_SMOOTH, HandFilter, ShapeEstimate
 from handmesh.timing import StageTimes
@@ -227,7 +227,10 @@ class HandMeshEstimator:
             is_video: those that `track` needs.
         """
         loading = self._search.prepare()
-        self._perception(VIDEO_LANDMARKS if is_video else IMAGE_LANDMARKS).landmarks().prepare(1)
+        # Of a video, also those for two hands at once: a second hand must not wait for them.
+        batches = BATCH_SIZES if is_video and self._max_hands > 1 else (1,)
+        self._perception(VIDEO_LANDMARKS if is_video else IMAGE_LANDMARKS).landmarks().prepare(*batches)
+        self._predictor.prepare(*batches)
         loading.result()
 
     def reset(self) -> None:

@@ -182,9 +182,9 @@ class Tracker:
             False when the hand is lost.
         """
         newest = self._tracks[track.id]
-        if not _is_crowded(newest, self.in_view):
-            newest = _after_vote(newest, track.is_right, seen, time_s)
         if seen.presence >= 0.5:
+            if not _is_crowded(newest, self.in_view):
+                newest = _after_vote(newest, track.is_right, seen, time_s)
             confirmed_s = time_s if seen.has_landmarks else newest.confirmed_s
             self._tracks[track.id] = replace(_moved(newest, seen, time_s), confirmed_s=confirmed_s, agrees=seen.right_logit, doubts=0)
             return True

@@ -154,12 +154,18 @@ def test_a_box_alone_will_do_whatever_side_is_given(estimator, image_rgb, camera
         assert np.linalg.norm(found.keypoints_px - hand.keypoints_px, axis=1).mean() < 0.1 * np.ptp(hand.box_px.reshape(2, 2), axis=0).max()
 
 
+def test_a_side_that_is_known_is_kept(estimator, image_rgb, camera, hands):
+    for is_right in (True, False):
+        boxes = [Detection(hand.box_px, is_right, 1.0) for hand in hands]
+        assert [hand.is_right for hand in estimator(image_rgb, camera, boxes, keeps_sides=True)] == [is_right] * 2
+
+
 def test_the_palm_in_a_box_shows_the_hand_where_the_hand_network_does_not(image_rgb, camera, hands, monkeypatch):
     with HandMeshEstimator(answer="network") as estimator:
         # It sees all hands far from where they are.
         monkeypatch.setattr(estimator, "_predictor", _Changed(estimator._predictor, camera=np.array([60.0, 0.05, 0.05])))
         look, boxes = estimator._perception("full"), [Detection(hand.box_px, True, 1.0) for hand in hands]
-        targets = estimator._search_boxes(look, image_rgb, camera, [Track(0, box, 0.0, 1.0) for box in boxes])
+        targets = estimator._search_boxes(look, image_rgb, camera, [Track(0, box, 0.0, 1.0) for box in boxes], keeps_sides=False)
         assert estimator.times.calls("detect") == len(hands)
     for target, hand in zip(targets, hands, strict=True):
         assert target.track.is_right == hand.is_right

@@ -159,6 +159,14 @@ def test_a_landmark_network_that_looks_once_a_second_is_believed_as_much():
     assert not tracker.in_view[0].is_right
 
 
+def test_a_picture_without_a_hand_says_nothing_about_its_side():
+    tracker = Tracker()
+    (track,) = tracker.update([_at(0)], 0.0)
+    tracker.follow(track, _seen(0, right_logit=-6.0, presence=0.4), 1.0)
+    tracker.follow(track, _seen(0, right_logit=-6.0, presence=0.4), 2.0)
+    assert tracker.in_view[0].right_evidence == track.right_evidence
+
+
 def test_evidence_of_minutes_is_no_harder_to_turn():
     tracker = Tracker()
     (track,) = tracker.update([_at(0)], 0.0)
