@@ -92,7 +92,8 @@ def test_nothing_and_boxes_without_area():
 @pytest.mark.parametrize("shape", [(480, 640), (640, 480), (100, 100), (1, 600), (600, 1), (1, 1), (37, 1001)])
 def test_pictures_are_put_into_the_middle_of_the_square(shape):
     height, width = shape
-    square, scale, offset_px = letterbox(np.full((*shape, 3), 200, np.uint8))
+    small = letterbox(np.full((*shape, 3), 200, np.uint8))
+    square, scale, offset_px = small.square, small.scale, small.offset_px
     assert square.shape == (SIDE_PX, SIDE_PX, 3) and square.dtype == np.uint8
     rows, columns = np.nonzero(square[..., 0])
     low, high = np.array([columns.min(), rows.min()]), np.array([columns.max(), rows.max()]) + 1
