@@ -12,7 +12,7 @@ import pytest
 from handmesh.bench.tasks import TasksDetector
 from handmesh.detection import HandDetector, merge_duplicates
 from handmesh.detection.landmarks import LandmarkNetwork
-from handmesh.detection.palm import Palm
+from handmesh.detection.palm import Letterbox, Palm
 from handmesh.detection.regions import REGION_PX, region_from_palm
 from handmesh.errors import UserError
 from handmesh.geometry.camera import camera_from_fov
@@ -216,7 +216,8 @@ def _tasks_letterbox(image):
     step, side = max(height, width) / 192, 192
     offset = (side - np.array([width, height]) / step) / 2
     M = np.array([[step, 0, -offset[0] * step], [0, step, -offset[1] * step]])
-    return cv2.warpAffine(image, M, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP), np.full(2, 1 / step), offset
+    square = cv2.warpAffine(image, M, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return Letterbox(square, np.full(2, 1 / step), offset)
 
 
 def _tasks_look(network: LandmarkNetwork, image, palm):
