@@ -283,7 +283,8 @@ def test_two_hands_are_one_batch(frames, camera, monkeypatch):
 
 class _Spy:
     def __init__(self, predictor, look):
-        self.info, self.precision, self._predictor, self._look = predictor.info, predictor.precision, predictor, look
+        self.info, self.path, self.precision = predictor.info, predictor.path, predictor.precision
+        self._predictor, self._look = predictor, look
 
     def __call__(self, crops):
         self._look(crops)

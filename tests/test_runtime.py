@@ -125,11 +125,12 @@ def test_both_runtimes_say_the_same(crops):
     assert distance_mm < 0.01
 
 
-def test_bf16_costs_less_than_a_millimetre():
-    """On hands of the embedded clip; on noise, where the network guesses, it may cost more."""
+@pytest.mark.parametrize(("landmarks", "limit_mm"), [("off", 1.0), ("full", 4.0), ("lite", 4.0)])
+def test_what_bf16_costs(landmarks, limit_mm):
+    """On hands of the embedded clip: the hand network alone, and the head, in whose inputs the landmark network's rounding adds up."""
     video = cv2.VideoCapture(str(ASSETS / "demo_clip.mp4"))
     detector = HandDetector()
-    with HandMeshEstimator() as full, HandMeshEstimator(precision="bf16") as half:
+    with HandMeshEstimator(landmarks=landmarks) as full, HandMeshEstimator(landmarks=landmarks, precision="bf16") as half:
         distances_mm = []
         for index in range(0, 180, 12):
             video.set(cv2.CAP_PROP_POS_FRAMES, index)
@@ -138,7 +139,7 @@ def test_bf16_costs_less_than_a_millimetre():
             for one, other in zip(full(image_rgb, CAMERA, detections), half(image_rgb, CAMERA, detections), strict=True):
                 root_m = [hand.joints_m[ROOT] for hand in (one, other)]
                 distances_mm += [1e3 * np.linalg.norm((one.vertices_m - root_m[0]) - (other.vertices_m - root_m[1]), axis=1).mean()]
-    assert len(distances_mm) > 10 and np.mean(distances_mm) < 1
+    assert len(distances_mm) > 10 and np.mean(distances_mm) < limit_mm
 
 
 def test_batches_do_not_mix(crops):
