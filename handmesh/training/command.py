@@ -18,6 +18,7 @@ SourceKind = Literal["shards", "freihand", "photographs"]
 
 
 def check_shares(config: object, *names: str) -> None:
+    """Refuse a configuration whose named settings are not within 0..1."""
     for name in names:
         value = getattr(config, name)
         if not 0 <= value <= 1:
@@ -25,6 +26,7 @@ def check_shares(config: object, *names: str) -> None:
 
 
 def check_amounts(config: object, *names: str) -> None:
+    """Refuse a configuration whose named settings are not finite and at least 0."""
     for name in names:
         value = getattr(config, name)
         if not (math.isfinite(value) and value >= 0):
@@ -32,6 +34,7 @@ def check_amounts(config: object, *names: str) -> None:
 
 
 def check_positive(config: object, *names: str) -> None:
+    """Refuse a configuration whose named settings are not positive and finite, or None."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not (math.isfinite(value) and value > 0):
