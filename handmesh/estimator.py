@@ -115,6 +115,10 @@ class HandMeshEstimator:
                 raise UserError(f"expected {name} as one of {', '.join(get_args(choices))}, got {value!r}")
         if not 0 <= min_confidence <= 1:
             raise UserError(f"expected a least confidence of 0 to 1, got {min_confidence:g}")
+        if max_hands < 1:
+            raise UserError(f"expected max_hands of at least 1, got {max_hands}")
+        if threads < 0:
+            raise UserError(f"expected threads of at least 0, got {threads}; 0 lets the runtime choose")
         self.hand_model = hand_model if isinstance(hand_model, HandModel) else load_hand_model(hand_model)
         self.times = StageTimes()
         self._predictor = Predictor(model, self.hand_model.id, runtime, precision, threads)
@@ -168,12 +172,17 @@ class HandMeshEstimator:
             camera: of this picture; None for the estimator's.
             detections: hands found by other means, their landmarks, if any, where MediaPipe puts them; None runs the detector.
             keeps_sides: each hand is of the side that its detection says, whatever the landmark network sees.
+
+        Raises:
+            UserError: another kind of image, one that is not of the camera's size, or a detection without a place.
         """
         _check_image(image_rgb)
         camera = self._camera_for(image_rgb, camera)
         look = self._perception(IMAGE_LANDMARKS)
         if detections is None:
             detections = self._find(look, image_rgb, camera, self._find_palms(image_rgb)[: self._max_hands])
+        else:
+            _check_detections(detections)
         detections = sorted(detections, key=lambda detection: detection.box_px[0] + detection.box_px[2])
         # A tracker of its own: nothing is carried from one picture to the next.
         tracks = Tracker().update(detections, 0.0)
@@ -198,8 +207,13 @@ class HandMeshEstimator:
             image_rgb: (H, W, 3) uint8, RGB, upright.
             time_s: time of the frame; each later than the one before. An earlier one starts another video.
             camera: of this frame; None for the estimator's.
+
+        Raises:
+            UserError: another kind of image, one that is not of the camera's size, or a time that is no finite number.
         """
         _check_image(image_rgb)
+        if not math.isfinite(time_s):
+            raise UserError(f"expected the time of a frame in seconds, got {time_s:g}; count frames where there is no clock")
         camera = self._camera_for(image_rgb, camera)
         if self._newest_s is not None and time_s < self._newest_s:
             self.reset()
@@ -447,3 +461,15 @@ def _middle_x(hand: Hand) -> float:
 def _check_image(image_rgb: np.ndarray) -> None:
     if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8 or not image_rgb.size:
         raise UserError(f"expected an RGB picture (H, W, 3) of uint8, got {image_rgb.shape} of {image_rgb.dtype}; convert it first")
+
+
+def _check_detections(detections: Sequence[Detection]) -> None:
+    for detection in detections:
+        box_px = np.asarray(detection.box_px, dtype=np.float64)
+        if box_px.shape != (4,) or not np.isfinite(box_px).all() or not (box_px[:2] < box_px[2:]).all():
+            raise UserError(f"expected detections with boxes x0 < x1, y0 < y1 in pixels, got {box_px.tolist()}; leave such a detection out")
+        if detection.landmarks_px is None:
+            continue
+        landmarks_px = np.asarray(detection.landmarks_px, dtype=np.float64)
+        if landmarks_px.shape != (len(JOINTS), 2) or not np.isfinite(landmarks_px).all():
+            raise UserError(f"expected {len(JOINTS)} finite landmarks (x, y) of a detection, got {landmarks_px.shape}; leave them out")

@@ -18,7 +18,7 @@ from handmesh.geometry.crop import camera_to_crop, crop_to_camera
 from handmesh.geometry.rotation import mirror_rotmat, rotmat_to_rot6d
 from handmesh.hand_model.assets import ASSETS
 from handmesh.records import Crop, HandParams
-from handmesh.runtime import OUTPUTS, Runtime, outputs_to_params, read_metadata
+from handmesh.runtime import OUTPUTS, Runtime, onnxruntime_session, outputs_to_params, read_metadata
 
 if TYPE_CHECKING:
     from handmesh.detection.landmarks import LandmarkAnswer
@@ -157,7 +157,7 @@ def _onnxruntime_runner(path: Path) -> Callable[[dict[str, np.ndarray]], dict[st
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(path, options, "a head")
 
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.asarray(value) for name, value in zip(HEAD_OUTPUTS, session.run(list(HEAD_OUTPUTS), inputs), strict=True)}

@@ -176,15 +176,15 @@ def read_metadata(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
     try:
         data = path.read_bytes()
         text = _read_rt_info(data) if path.suffix == ".xml" else _read_metadata_props(data).get(METADATA_KEY)
-        metadata = json.loads(text) if text is not None else None
-        if metadata is not None and not set(keys) <= set(dict(metadata)):
-            raise ValueError("incomplete")
+        metadata = dict(json.loads(text)) if text is not None else {}
     except OSError as error:
         raise UserError(f"expected {what}, got '{path}', which cannot be read ({error.strerror})") from error
     except (ValueError, IndexError, TypeError) as error:
         raise UserError(f"expected {what}, got '{path}', which is corrupted; export it again") from error
-    if metadata is None:
-        raise UserError(f"expected a network exported by handmesh-export, got '{path}', which has no handmesh metadata; export it again")
+    if text is None:
+        raise UserError(f"expected {what}, got '{path}', which has no handmesh metadata; give another file, or export it again")
+    if missing := [key for key in keys if key not in metadata]:
+        raise UserError(f"expected {what}, got '{path}', whose metadata has no {missing[0]}: it is of another kind; give another file")
     return metadata
 
 
@@ -282,17 +282,12 @@ def _openvino_network(compiled: Any) -> Network:
 
 def _onnxruntime_compiler(path: Path, threads: int) -> Callable[[int], Network]:
     import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf  # pyright: ignore
 
     def compile_for(batch: int) -> Network:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 4
         options.add_free_dimension_override_by_name("batch", batch)
-        try:
-            session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
-            raise UserError(f"expected a network that ONNX Runtime can run, got '{path}', which it refuses; export it again") from error
+        session = onnxruntime_session(path, options, "a network")
 
         def network(crops: np.ndarray) -> dict[str, np.ndarray]:
             values = session.run(list(OUTPUTS), {INPUT: crops})
@@ -301,6 +296,27 @@ def _onnxruntime_compiler(path: Path, threads: int) -> Callable[[int], Network]:
         return network
 
     return compile_for
+
+
+def onnxruntime_session(path: Path, options: Any, what: str) -> Any:
+    """An `onnxruntime.InferenceSession` of a file.
+
+    Args:
+        options: `onnxruntime.SessionOptions`.
+        what: the file is expected to be, for messages.
+
+    Raises:
+        UserError: ONNX Runtime cannot run it.
+    """
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf  # pyright: ignore
+
+    # It would write on the terminal what the error below says.
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
+        raise UserError(f"expected {what} that ONNX Runtime can run, got '{path}', which it refuses; export it again") from error
 
 
 def _split(crops: np.ndarray) -> Iterator[np.ndarray]:

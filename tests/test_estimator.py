@@ -382,6 +382,29 @@ def test_what_is_no_rgb_picture_is_refused(estimator, image):
         estimator(image)
 
 
+@pytest.mark.parametrize(
+    ("box_px", "landmarks_px", "says"),
+    [
+        ((0, 0, np.nan, 9), None, "boxes"),
+        ((0, 0, np.inf, 9), None, "boxes"),
+        ((5, 5, 5, 9), None, "boxes"),
+        ((9, 9, 5, 5), None, "boxes"),
+        ((0, 0, 9), None, "boxes"),
+        ((0, 0, 9, 9), np.zeros((20, 2)), "landmarks"),
+        ((0, 0, 9, 9), np.full((21, 2), np.nan), "landmarks"),
+    ],
+)
+def test_a_detection_without_a_place_is_refused(estimator, image_rgb, camera, box_px, landmarks_px, says):
+    with pytest.raises(UserError, match=f"expected .*{says}"):
+        estimator(image_rgb, camera, [Detection(np.array(box_px), True, 1.0, landmarks_px)])
+
+
+@pytest.mark.parametrize("time_s", [np.nan, np.inf])
+def test_a_frame_without_a_time_is_refused(estimator, image_rgb, camera, time_s):
+    with pytest.raises(UserError, match="expected the time"):
+        estimator.track(image_rgb, time_s, camera)
+
+
 def test_a_known_camera_of_another_size_is_refused(estimator, image_rgb, camera):
     with pytest.raises(UserError, match="resize_camera"):
         estimator(image_rgb[:-2], camera)
@@ -528,7 +551,18 @@ def test_the_side_is_the_landmark_networks(frames, camera):
     assert np.count_nonzero(np.diff(sides)) == 1
 
 
-@pytest.mark.parametrize("options", [{"landmarks": "half"}, {"answer": "mediapipe"}, {"min_confidence": -0.1}, {"min_confidence": 1.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"landmarks": "half"},
+        {"answer": "mediapipe"},
+        {"min_confidence": -0.1},
+        {"min_confidence": 1.5},
+        {"min_confidence": np.nan},
+        {"max_hands": 0},
+        {"threads": -1},
+    ],
+)
 def test_what_there_is_not_is_refused(options):
     with pytest.raises(UserError, match="expected"):
         HandMeshEstimator(**options)

@@ -23,7 +23,8 @@ torch = pytest.importorskip("torch", reason="the head is trained with torch; pip
 from handmesh.deploy.head import export_head  # noqa: E402
 from handmesh.detection.landmarks import LandmarkAnswer  # noqa: E402
 from handmesh.detection.regions import REGION_PX, region_from_landmarks  # noqa: E402
-from handmesh.recipes.head import HeadCommand, make_heads  # noqa: E402
+from handmesh.recipes import head as recipe  # noqa: E402
+from handmesh.recipes.head import _PART, HeadCommand, make_heads  # noqa: E402
 from handmesh.recipes.looks import _look_once, rendered_subjects  # noqa: E402
 from handmesh.synthetic.config import SynthConfig  # noqa: E402
 from handmesh.synthetic.light import load_places  # noqa: E402
@@ -205,6 +206,73 @@ def test_the_recipe_from_nothing(tmp_path, capsys, monkeypatch):
     assert made.stat().st_mtime_ns == written and "there already" in capsys.readouterr().out
     with pytest.raises(UserError, match="others"):
         make_heads(replace(command, looks=2))
+
+
+def _tiny(out: Path) -> HeadCommand:
+    return HeadCommand(out=out, images=8, validation_images=4)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"photographs": Path("no-such-folder")}, "no-such-folder"),
+        ({"hdri": Path("no-such-folder")}, "no-such-folder"),
+        ({"network": Path("no-such-file.onnx")}, "no-such-file"),
+        ({"hand_model": "no-such-model"}, "no-such-model"),
+    ],
+)
+def test_what_the_recipe_cannot_read_is_said_before_anything_is_written(tmp_path, change, says):
+    with pytest.raises(UserError, match=says):
+        make_heads(replace(_tiny(tmp_path / "head"), **change))
+    assert not (tmp_path / "head").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("a file, no folder")
+    with pytest.raises(UserError, match="choose another"):
+        make_heads(_tiny(tmp_path / "file" / "head"))
+
+
+@pytest.mark.parametrize(
+    ("images", "validation"), [(40, 8), (2048, 100), (_PART + 5, 3), (_PART + 5, 30), (3 * _PART, 2048), (2 * _PART, _PART + 1)]
+)
+def test_just_the_last_images_are_not_trained_on(tmp_path, monkeypatch, images, validation):
+    """However many there are: slices that are half of either would be all of one."""
+    command = replace(_tiny(tmp_path), images=images, validation_images=validation, landmarks=("lite",))
+    looked_at = []
+    monkeypatch.setattr(recipe, "run_synth", lambda synth: synth.out.mkdir(parents=True))
+    monkeypatch.setattr(recipe, "_look_at", lambda command, what, slices, folder: looked_at.extend(slices))
+    recipe.look_at_all(command)
+    assert sorted(row for each in looked_at for row in range(each.start, each.stop)) == list(range(images))
+    held_out = sum(each.stop - each.start for each in looked_at if recipe.is_held_out(command, each))
+    assert held_out == validation
+    assert len({each.name for each in looked_at}) == len(looked_at)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"width": -1},
+        {"map_channels": 0},
+        {"learning_rate": np.nan},
+        {"learning_rate": np.inf},
+        {"noise": -1.0},
+        {"drop_answer": 2.0},
+        {"dropout": 0.6},
+        {"seed": -1},
+    ],
+)
+def test_settings_that_no_head_can_be_trained_with_are_refused(settings):
+    with pytest.raises(UserError, match=f"expected .*{next(iter(settings))}"):
+        HeadTraining(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"images": 0}, {"workers": -1}, {"seed": -1}, {"landmarks": ()}, {"looks": 0}])
+def test_a_recipe_of_nothing_is_refused(settings):
+    with pytest.raises(UserError, match=f"expected {next(iter(settings))}"):
+        HeadCommand(**settings)
 
 
 def test_the_recipe_is_chosen_by_its_file(monkeypatch, capsys, tmp_path):

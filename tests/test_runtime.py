@@ -17,6 +17,7 @@ from handmesh.geometry.camera import camera_from_fov
 from handmesh.hand_model import load_hand_model
 from handmesh.hand_model.assets import ASSETS
 from handmesh.hand_model.skinning import skin
+from handmesh.head import HEADS, Head
 from handmesh.runtime import DEFAULT_MODEL, METADATA_KEY, Predictor, read_network_info
 from handmesh.skeleton import ROOT
 
@@ -81,13 +82,20 @@ def test_a_broken_file_is_one_line(tmp_path, content):
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_a_graph_that_no_runtime_runs_is_one_line(tmp_path, runtime):
-    proto = onnx.load(str(DEFAULT_MODEL))
+@pytest.mark.parametrize(("source", "load"), [(DEFAULT_MODEL, Predictor), (HEADS["lite"], Head)])
+def test_a_graph_that_no_runtime_runs_is_one_line(tmp_path, source, load, runtime):
+    proto = onnx.load(str(source))
     proto.graph.node[len(proto.graph.node) // 2].op_type = "NoSuchOperator"
     path = tmp_path / "odd.onnx"
     onnx.save(proto, str(path))
     with pytest.raises(UserError, match=r"odd\.onnx"):
-        Predictor(path, runtime=runtime)
+        load(path, runtime=runtime)
+
+
+@pytest.mark.parametrize(("source", "load", "expected"), [(DEFAULT_MODEL, Head, "a head"), (HEADS["lite"], Predictor, "a network")])
+def test_a_file_of_another_kind_is_called_that_and_not_corrupted(source, load, expected):
+    with pytest.raises(UserError, match=f"expected {expected}.*of another kind"):
+        load(source)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{}", '{"format": 1}', "no json", "null"])

@@ -20,7 +20,7 @@ from handmesh.config import config_to_dict
 from handmesh.deploy.head import export_head
 from handmesh.detection.landmarks import LandmarkNetwork
 from handmesh.detection.regions import REGION_PX
-from handmesh.errors import UserError
+from handmesh.errors import UserError, one_line
 from handmesh.hand_model import load_hand_model
 from handmesh.head import FORMAT, Landmarks
 from handmesh.looks import read_looks, write_manifest, write_shard
@@ -29,6 +29,7 @@ from handmesh.recipes.looks import Subject, look, photograph_subjects, rendered_
 from handmesh.runtime import DEFAULT_MODEL, Precision, Predictor
 from handmesh.synthetic.command import SynthCommand, run_synth
 from handmesh.synthetic.config import SynthConfig
+from handmesh.synthetic.light import panorama_paths
 from handmesh.synthetic.shards import ShardReader
 from handmesh.synthetic.workers import become_worker
 from handmesh.training.head import HeadErrors, HeadTraining, save_head, train_head
@@ -81,6 +82,9 @@ class HeadCommand:
                 raise UserError(f"expected {name} of at least 1, got {getattr(self, name)}; change it")
         if self.validation_images >= self.images:
             raise UserError(f"expected fewer validation_images than images, got {self.validation_images} of {self.images}; change one")
+        for name in ("workers", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"expected {name} of at least 0, got {getattr(self, name)}; change it")
         if not self.landmarks:
             raise UserError("expected landmarks as a list of full, lite or both, got none; add one")
 
@@ -92,7 +96,7 @@ def make_heads(command: HeadCommand) -> list[Path]:
         Paths of the exported heads.
 
     Raises:
-        UserError: a bad network, folder or hand model; looks of other settings in the folder; a full disk.
+        UserError: a bad network, folder or hand model; looks of other settings in the folder; a folder that cannot be written, a full disk.
     """
     network = command.network or DEFAULT_MODEL
     model = load_hand_model(command.hand_model)
@@ -125,7 +129,8 @@ def make_heads(command: HeadCommand) -> list[Path]:
         }
         save_head(net, command.training, metadata, out.with_suffix(".pt"))
         held_out = np.flatnonzero(looks.labels["is_validation"] & looks.labels["has_params"])[:64]
-        distance_mm = export_head(net, model, looks, held_out, metadata, out)
+        with _disk_errors(command.out):
+            distance_mm = export_head(net, model, looks, held_out, metadata, out)
         print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {distance_mm:.4f} mm from the trained head; {errors}")
     return made
 
@@ -143,19 +148,27 @@ def look_at_all(command: HeadCommand) -> None:
         "photographs": command.photographs is not None,
         "pictures": config_to_dict(command.pictures),
     }
-    for kind in command.landmarks:
-        write_manifest(command.out / "looks" / kind, made_of)
-    if command.photographs is not None:
-        reader = PhotographReader(command.photographs)
+    # All that is read is checked before anything is written.
+    reader = None if command.photographs is None else PhotographReader(command.photographs)
+    if command.hdri is not None:
+        panorama_paths(command.hdri, command.pictures)
+    with _disk_errors(command.out):
+        for kind in command.landmarks:
+            write_manifest(command.out / "looks" / kind, made_of)
+    if reader is not None and command.photographs is not None:
         _look_at(command, "photographs", _slices(0, len(reader), "photograph"), command.photographs)
     for part, start in enumerate(range(0, command.images, _PART)):
         count = min(_PART, command.images - start)
-        slices = [each for each in _slices(start, start + count, "image") if not _is_there(command, each)]
+        # What is trained on and what is not never share a slice.
+        middle = min(max(start, command.images - command.validation_images), start + count)
+        slices = [*_slices(start, middle, "image"), *_slices(middle, start + count, "image")]
+        slices = [each for each in slices if not _is_there(command, each)]
         if not slices:
             continue
         folder = command.out / f"images-{part:03d}"
         settings = command.out / "images.yaml"
-        _write_settings(settings, command)
+        with _disk_errors(command.out):
+            _write_settings(settings, command)
         run_synth(
             SynthCommand(
                 folder,
@@ -218,7 +231,8 @@ def _look_at_slice(command: HeadCommand, each: _Slice, folder: Path) -> None:
     for kind, looks in seen.items():
         target = command.out / "looks" / kind / each.name
         if not target.exists():
-            write_shard(looks, target)
+            with _disk_errors(command.out):
+                write_shard(looks, target)
 
 
 def _subjects(command: HeadCommand, each: _Slice, folder: Path) -> Iterator[Subject]:
@@ -226,8 +240,12 @@ def _subjects(command: HeadCommand, each: _Slice, folder: Path) -> Iterator[Subj
         return photograph_subjects(PhotographReader(folder), np.arange(each.start, each.stop))
     reader, model = ShardReader(folder), load_hand_model(command.hand_model)
     rows = np.arange(each.start, each.stop) - each.start // _PART * _PART
-    is_validation = each.start >= command.images - command.validation_images
-    return rendered_subjects(reader.images(rows), reader.labels(rows), model, each.start, is_validation)
+    return rendered_subjects(reader.images(rows), reader.labels(rows), model, each.start, is_held_out(command, each))
+
+
+def is_held_out(command: HeadCommand, each: _Slice) -> bool:
+    """Whether a slice of rendered images is not trained on."""
+    return each.start >= command.images - command.validation_images
 
 
 def _write_settings(path: Path, command: HeadCommand) -> None:
@@ -235,6 +253,16 @@ def _write_settings(path: Path, command: HeadCommand) -> None:
 
     with replacing(path) as temporary:
         temporary.write_text(yaml.safe_dump({"pictures": config_to_dict(command.pictures)}), encoding="utf-8")
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"expected a folder that can be written, got '{out}' ({one_line(error)}); choose another --out, or make room and run again"
+        ) from error
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from handmesh.errors import UserError, one_line
 from handmesh.hand_model.skinning import HandModel
 from handmesh.head import ANSWER_SIZE, TYPICAL_S
 from handmesh.looks import Looks
+from handmesh.training.command import check_amounts, check_positive, check_shares
 from handmesh.training.layer import HandLayer, rot6d_to_rotmat
 from handmesh.training.losses import Posed, align_points, pose_hands, weak_perspective_to_translation
 from handmesh.training.optimizer import update_average
@@ -61,6 +62,9 @@ class HeadLossWeights:
     spread: float = 0.05
     """How well the expected errors fit."""
 
+    def __post_init__(self) -> None:
+        check_amounts(self, *(item.name for item in fields(self)))
+
 
 @dataclass(frozen=True)
 class HeadTraining:
@@ -89,6 +93,13 @@ class HeadTraining:
     seed: int = 0
     """Decides weights, batches and noise."""
     loss: HeadLossWeights = HeadLossWeights()
+
+    def __post_init__(self) -> None:
+        check_positive(self, "width", "map_channels", "steps", "batch_size", "learning_rate")
+        check_amounts(self, "photographs", "weight_decay", "noise", "seed")
+        check_shares(self, "drop_answer", "dropout")
+        if self.dropout > 0.5:
+            raise UserError(f"expected dropout of at most 0.5, got {self.dropout:g}; the map has twice as much")
 
 
 @dataclass
@@ -241,7 +252,7 @@ def train_head(
         say: told after each step; with the errors on the validation looks where they were measured.
 
     Raises:
-        UserError: nothing to train on.
+        UserError: nothing to train on, or to measure on.
     """
     torch.manual_seed(settings.seed)
     labels, rng = looks.labels, np.random.default_rng(settings.seed)
@@ -251,6 +262,8 @@ def train_head(
     rendered, photographs = np.flatnonzero(training & is_rendered), np.flatnonzero(training & ~is_rendered)
     if not (labels["has_params"][rendered] == 1).any():
         raise UserError("expected looks at hands whose parameters are known, got none; render more")
+    if not (labels["has_params"][~training] == 1).any():
+        raise UserError("expected such looks that are not trained on, got none; set aside more of the rendered images")
     net = HeadNet(looks.pooled.shape[1], looks.map.shape[1], settings)
     some = rng.choice(np.flatnonzero(training), min(8192, int(training.sum())), replace=False)
     net.standardise_by(looks, some, rendered[labels["has_params"][rendered] == 1][:20000])
