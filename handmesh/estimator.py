@@ -82,8 +82,8 @@ class HandMeshEstimator:
 
     Attributes:
         hand_model: the `HandModel` that is posed; its `faces` make `Hand.vertices_m` a mesh.
-        times: seconds spent in the stages detect (palms; in videos a thread of its own), find (a first look at a palm's hand), crop,
-            network, mesh and smooth.
+        times: seconds spent in the stages detect (palms; in videos a thread of its own), find (a first look at a palm's hand), landmarks
+            (the landmark network, in a thread of its own), crop, network, head, mesh and smooth.
 
     Raises:
         UserError: an argument that is none that there is, or a head that does not fit.
@@ -255,6 +255,8 @@ class HandMeshEstimator:
     def close(self) -> None:
         """Give the thread back; the estimator cannot be called again."""
         self._search.close()
+        for perception in self._perceptions.values():
+            perception.close()
 
     def __enter__(self) -> HandMeshEstimator:
         return self

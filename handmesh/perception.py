@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ class Perception:
         predictor: the hand network.
         landmarks: gives the landmark network; not called before it is to look.
         head: made for the two and the model; None where the hand network answers.
-        times: where the stages crop, network and mesh are counted.
+        times: where the stages landmarks (a thread of its own), crop, network, head and mesh are counted.
 
     Attributes:
         landmarks, head: the above.
@@ -85,6 +86,8 @@ class Perception:
         self.landmarks = landmarks
         self.head = head
         self._times = times
+        # The two networks look side by side: each is too small for more than a core or two.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="handmesh landmarks")
 
     def __call__(self, image_rgb: np.ndarray, camera: Camera, targets: Sequence[Target]) -> list[Sight]:
         """Look at all targets of a picture together.
@@ -95,15 +98,16 @@ class Perception:
         """
         if not targets:
             return []
+        rows = [row for row, target in enumerate(targets) if target.region_px is not None]
+        beside = self._thread.submit(self._look_at_regions, image_rgb, camera, [targets[row] for row in rows]) if rows else None
         with self._times.stage("crop"):
             crops = [self._crop(image_rgb, camera, target) for target in targets]
-            rows = [row for row, target in enumerate(targets) if target.region_px is not None]
-            regions = [self._region(image_rgb, camera, targets[row]) for row in rows]
         with self._times.stage("network"):
             said = self._predictor(np.stack([crop.image for crop in crops]))
-            answer = self.landmarks()(np.stack([region.image for region in regions])) if regions else None
-            params, shown = list(said), list(crops)
-            if answer is not None and self.head is not None:
+        params, shown = list(said), list(crops)
+        answer, regions = (None, []) if beside is None else beside.result()
+        if answer is not None and self.head is not None:
+            with self._times.stage("head"):
                 headed = self.head(answer, regions, [(said[row], crops[row]) for row in rows])
                 for row, region, its in zip(rows, regions, headed, strict=True):
                     params[row], shown[row] = its, region
@@ -114,6 +118,15 @@ class Perception:
                 looked = None if answer is None or index is None else (answer, index, regions[index])
                 sights.append(self._sight(target.track, shown[row], params[row], camera, looked))
             return sights
+
+    def close(self) -> None:
+        """Give the thread back."""
+        self._thread.shutdown()
+
+    def _look_at_regions(self, image_rgb: np.ndarray, camera: Camera, targets: Sequence[Target]) -> tuple[LandmarkAnswer, list[Crop]]:
+        with self._times.stage("landmarks"):
+            regions = [self._region(image_rgb, camera, target) for target in targets]
+            return self.landmarks()(np.stack([region.image for region in regions])), regions
 
     def _crop(self, image_rgb: np.ndarray, camera: Camera, target: Target) -> Crop:
         size, is_mirrored = self._predictor.info.input_size_px, not target.track.is_right

@@ -57,7 +57,7 @@ class TrueEstimator:
         self._model, self._pictures, self._change, self._blind_to, self._strays = model, pictures, change, blind_to, strays
         self.detections = []
 
-    def __call__(self, image_rgb, camera=None, detections=None):
+    def __call__(self, image_rgb, camera=None, detections=None, *, keeps_sides=False):
         index = int(image_rgb[0, 0, 0])
         self.detections.extend(detections or [])
         label = self._pictures.labels()[index]
@@ -135,7 +135,7 @@ class Teller:
         self._answer = answer
         self.calls = []
 
-    def __call__(self, image_rgb, camera=None, detections=None):
+    def __call__(self, image_rgb, camera=None, detections=None, *, keeps_sides=False):
         self.calls.append(detections)
         return self._answer(len(self.calls) - 1)
 

@@ -74,7 +74,12 @@ class Estimator(Protocol):
     """What of a `HandMeshEstimator` is measured."""
 
     def __call__(
-        self, image_rgb: np.ndarray, camera: Camera | None = None, detections: Sequence[Detection] | None = None
+        self,
+        image_rgb: np.ndarray,
+        camera: Camera | None = None,
+        detections: Sequence[Detection] | None = None,
+        *,
+        keeps_sides: bool = False,
     ) -> list[Hand]: ...
 
     def track(self, image_rgb: np.ndarray, time_s: float, camera: Camera | None = None) -> list[Hand]: ...
@@ -329,7 +334,7 @@ def score_boxes(pictures: Pictures, every: int, pipeline: Pipeline, worst: Worst
         label, image, is_left = labels[index], pictures.image(index), pictures.is_left(index)
         camera = camera_from_focal(image.shape[1], image.shape[0], float(label["focal_px"]))
         keypoints_px = label["keypoints_px"].astype(np.float64)
-        hands = pipeline.estimator(image, camera, [detection_of(keypoints_px, not is_left)])
+        hands = pipeline.estimator(image, camera, [detection_of(keypoints_px, not is_left)], keeps_sides=True)
         missed += not hands
         for hand in hands:
             errors = space_errors(pipeline.model, hand, label, is_left)
