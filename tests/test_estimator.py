@@ -555,6 +555,8 @@ def test_the_side_is_the_landmark_networks(frames, camera):
     [
         {"landmarks": "half"},
         {"answer": "mediapipe"},
+        {"runtime": "torch"},
+        {"precision": "f16"},
         {"min_confidence": -0.1},
         {"min_confidence": 1.5},
         {"min_confidence": np.nan},
