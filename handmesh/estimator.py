@@ -110,7 +110,8 @@ class HandMeshEstimator:
         self.smooth = smooth
         if hand_length_mm is not None and not _SHORTEST_MM <= hand_length_mm <= _LONGEST_MM:
             raise UserError(f"expected a hand length of {_SHORTEST_MM} to {_LONGEST_MM} mm, got {hand_length_mm:g}")
-        for name, value, choices in (("landmarks", landmarks, LandmarkChoice), ("answer", answer, Answer)):
+        named = (("landmarks", landmarks, LandmarkChoice), ("answer", answer, Answer))
+        for name, value, choices in (*named, ("runtime", runtime, Runtime), ("precision", precision, Precision)):
             if value is not None and value not in get_args(choices):
                 raise UserError(f"expected {name} as one of {', '.join(get_args(choices))}, got {value!r}")
         if not 0 <= min_confidence <= 1:

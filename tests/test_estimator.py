@@ -196,7 +196,7 @@ def test_a_video_keeps_identities_and_looks_for_others_only_while_one_may_be_mis
             all_hands = _track_all(estimator, frames, camera)
             assert {tuple(hand.track_id for hand in hands) for hands in all_hands} == {(all_hands[0][0].track_id, all_hands[0][1].track_id)}
             calls = {name: count for name, count, *_ in estimator.times.table()}
-            assert set(calls) == {"detect", "find", "crop", "network", "mesh", "smooth"}
+            assert set(calls) == {"detect", "find", "landmarks", "crop", "network", "head", "mesh", "smooth"}
             # At the start, and ten times a second where there may be a third.
             assert calls["detect"] == detect and calls["find"] == 1 and calls["network"] == calls["crop"] == len(frames)
             estimator.reset()
@@ -556,6 +556,8 @@ def test_the_side_is_the_landmark_networks(frames, camera):
     [
         {"landmarks": "half"},
         {"answer": "mediapipe"},
+        {"runtime": "torch"},
+        {"precision": "f16"},
         {"min_confidence": -0.1},
         {"min_confidence": 1.5},
         {"min_confidence": np.nan},

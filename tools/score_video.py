@@ -42,7 +42,6 @@ def measure_jitter(path: Path, frame: int, model: HandModel, predictor: Predicto
         raise UserError(f"expected a frame number of '{path}', got {frame}, which is behind its end; give a smaller --frame")
     detector = HandDetector(max_hands=1)
     detections = detector(image)
-    detector.close()
     if not detections:
         raise UserError(f"expected a hand in frame {frame} of '{path}', but MediaPipe finds none; give another --frame")
     camera = camera_from_fov(image.shape[1], image.shape[0], ASSUMED_FOV_DEG, is_known=False)
