@@ -200,11 +200,7 @@ def test_the_recipe_from_nothing(tmp_path, capsys, monkeypatch):
     )
     (made,) = make_heads(command)
     info = read_head_info(made)
-<<<<<<< HEAD
-    assert info.landmarks == "lite" and info.hand_model == "open-hand-2"
-=======
     assert info.landmarks == "lite" and info.hand_model == load_hand_model("open").id
->>>>>>> eyes-break
     assert not list((tmp_path / "head").glob("images-*"))
     written = made.stat().st_mtime_ns
     make_heads(command)
