@@ -53,8 +53,8 @@ class HeadCommand:
     """'open', 'mano', or the path of a hand model's npz: the network's."""
     landmarks: tuple[Landmarks, ...] = ("full", "lite")
     """MediaPipe's landmark networks; a head for each."""
-    precision: Precision = "f32"
-    """Of the networks while they look; bf16 is faster on processors that have it."""
+    precisions: tuple[Precision, ...] = ("f32", "bf16")
+    """Of the networks while they look, by turns: a head that has seen one alone is worse in the other."""
     images: int = 122_880
     """Rendered images, 224 px or so."""
     validation_images: int = 2048
@@ -85,8 +85,9 @@ class HeadCommand:
         for name in ("workers", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"expected {name} of at least 0, got {getattr(self, name)}; change it")
-        if not self.landmarks:
-            raise UserError("expected landmarks as a list of full, lite or both, got none; add one")
+        for name in ("landmarks", "precisions"):
+            if not getattr(self, name):
+                raise UserError(f"expected {name} as a list of one or both, got none; add one")
 
 
 def make_heads(command: HeadCommand) -> list[Path]:
@@ -146,12 +147,12 @@ def look_at_all(command: HeadCommand) -> None:
         "network_sha256": hashlib.sha256(network.read_bytes()).hexdigest(),
         **{name: getattr(command, name) for name in ("hand_model", "images", "validation_images", "looks", "photograph_looks", "seed")},
         "photographs": command.photographs is not None,
+        "precisions": list(command.precisions),
+        "panoramas": [] if command.hdri is None else [path.name for path in panorama_paths(command.hdri, command.pictures)],
         "pictures": config_to_dict(command.pictures),
     }
     # All that is read is checked before anything is written.
     reader = None if command.photographs is None else PhotographReader(command.photographs)
-    if command.hdri is not None:
-        panorama_paths(command.hdri, command.pictures)
     with _disk_errors(command.out):
         for kind in command.landmarks:
             write_manifest(command.out / "looks" / kind, made_of)
@@ -207,7 +208,7 @@ def _look_at(command: HeadCommand, what: str, slices: Sequence[_Slice], folder: 
         return
     # Here once, so that a download happens once and a bad file is said at once.
     for kind in command.landmarks:
-        LandmarkNetwork(kind, precision=command.precision, threads=1)
+        LandmarkNetwork(kind, threads=1)
     workers = command.workers or multiprocessing.cpu_count()
     context = multiprocessing.get_context("spawn")
     with (
@@ -220,11 +221,10 @@ def _look_at(command: HeadCommand, what: str, slices: Sequence[_Slice], folder: 
 
 def _look_at_slice(command: HeadCommand, each: _Slice, folder: Path) -> None:
     """What a process does."""
-    networks: dict[Landmarks, LandmarkNetwork] = {
-        kind: LandmarkNetwork(kind, precision=command.precision, threads=1) for kind in command.landmarks
-    }
+    precision = command.precisions[each.start // _SLICE % len(command.precisions)]
+    networks: dict[Landmarks, LandmarkNetwork] = {kind: LandmarkNetwork(kind, precision=precision, threads=1) for kind in command.landmarks}
     model = load_hand_model(command.hand_model)
-    predictor = Predictor(command.network, model.id, precision=command.precision, threads=1)
+    predictor = Predictor(command.network, model.id, precision=precision, threads=1)
     is_photograph = each.name.startswith("photograph")
     looks_each = command.photograph_looks if is_photograph else command.looks
     seen = look(_subjects(command, each, folder), networks, predictor, looks_each, command.seed)
