@@ -3,6 +3,8 @@
 from handmesh import HandMeshEstimator
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Camera", "Hand", "HandMeshEstimator", "HandModel", "__version__"]
+
+# Nothing is sent anywhere: libraries that report their use to their makers are told not to before any of them is imported.
+# What a user has set counts.
+for _variable, _value in (("ORT_DISABLE_TELEMETRY", "1"), ("HF_HUB_DISABLE_TELEMETRY", "1"), ("RAY_USAGE_STATS_ENABLED", "0")):
+    os.environ.setdefault(_variable, _value)
+# OpenVINO (whenever it is imported) and NNCF report through this package alone, and do without where it cannot be imported.
+sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
 
 _HOMES = {
     "HandMeshEstimator": "handmesh.estimator",

@@ -65,6 +65,13 @@ def train() -> None:
     """handmesh-train."""
 
     def body(argv: Sequence[str]) -> None:
+        from handmesh.config import parse_config, setting_of
+
+        if argv and setting_of(argv[0], "recipe") == "head":
+            from handmesh.recipes.head import HeadCommand, make_heads
+
+            make_heads(parse_config(HeadCommand, argv, "handmesh-train"))
+            return
         from handmesh.training.command import parse_train, run_train
 
         run_train(parse_train(list(argv)))

@@ -29,9 +29,21 @@ def load_config(cls: type[Config], path: str | Path) -> Config:
     Raises:
         UserError: no such file, not YAML, an unknown key, a value of the wrong type, a required field left out.
     """
+    values = _read_yaml(Path(path))
+    return config_from_dict(cls, {} if values is None else values, where=f"'{path}'")
+
+
+def setting_of(path: str, name: str) -> Any:
+    """One setting at the top of a YAML file; None where there is none, or no such file, which `load_config` is to complain about."""
+    if not Path(path).is_file():
+        return None
+    values = _read_yaml(Path(path))
+    return values.get(name) if isinstance(values, dict) else None
+
+
+def _read_yaml(path: Path) -> Any:
     import yaml
 
-    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -39,10 +51,9 @@ def load_config(cls: type[Config], path: str | Path) -> Config:
             f"expected a YAML file of settings, got '{path}', which cannot be read ({one_line(error)}); see configs/"
         ) from error
     try:
-        values = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"expected YAML in '{path}', but it does not parse: {one_line(error)}") from error
-    return config_from_dict(cls, {} if values is None else values, where=f"'{path}'")
 
 
 def config_from_dict(cls: type[Config], values: Any, where: str = "settings") -> Config:

@@ -1,36 +1,46 @@
-"""A picture in, hands out: detector, virtual-camera crops, network, mesh; in videos the detector only now and then."""
+"""A picture in, hands out: palms are found, three networks look at each hand, its mesh is posed; in videos hands are followed."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import get_args
 
 import numpy as np
 
-from handmesh.detection import HandDetector
+from handmesh.detection.detector import look_at_palms
+from handmesh.detection.landmarks import LandmarkKind, LandmarkNetwork
+from handmesh.detection.palm import DEFAULT_CONFIDENCE, Palm, PalmDetector
 from handmesh.errors import UserError
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov
-from handmesh.geometry.crop import crop_box, crop_points
 from handmesh.hand_model import HandModel, load_hand_model
-from handmesh.placement import params_to_pose, place_hand, pose_hand
-from handmesh.records import Camera, Crop, Detection, Hand, HandParams, PlacedPose
-from handmesh.refine import Refine, Refiner
-from handmesh.runtime import Precision, Predictor, Runtime
+from handmesh.head import HEADS, Answer, Head, LandmarkChoice, read_head_info
+from handmesh.palm_search import PalmSearch
+from handmesh.perception import Perception, Sight, Target, misfit_of
+from handmesh.placement import params_to_pose, pose_hand
+from handmesh.records import Camera, Detection, Hand, PlacedPose
+from handmesh.runtime import BATCH_SIZES, Precision, Predictor, Runtime
 from handmesh.skeleton import FINGERS, JOINTS, WRIST
 from handmesh.smoothing import DEFAULT_SMOOTH, HandFilter, ShapeEstimate
 from handmesh.timing import StageTimes
-from handmesh.tracking import Track, Tracker
+from handmesh.tracking import Track, Tracker, beside
 
 _log = logging.getLogger("handmesh")
 
-# Where frames are not live, an answer is taken in so many frames after it was asked for, ready or not: the same video, the same hands.
-_ANSWER_AFTER_FRAMES = 4
+# The landmark networks where nobody says.
+IMAGE_LANDMARKS: LandmarkKind = "full"
+VIDEO_LANDMARKS: LandmarkKind = "lite"
+
+# With landmarks "off" the landmark network looks at a followed hand so often.
+_CHECK_EVERY_S = 1.0
+# Side of the part of a picture in which a box's palm is looked for, over the box's.
+_AROUND_BOX = 1.5
 # Of all fingers but the thumb.
 _KNUCKLES = [JOINTS.index(f"{finger}_mcp") for finger in FINGERS[1:]]
 _FINGERTIPS = [JOINTS.index(f"{finger}_tip") for finger in FINGERS[1:]]
@@ -52,26 +62,31 @@ class HandMeshEstimator:
             print(hand.is_right, hand.vertices_m.shape)
 
     Args:
-        model: an exported network (.onnx); None for the embedded one.
+        model: an exported hand network (.onnx); None for the embedded one.
         hand_model: "open", "mano", the path of an npz, or a `HandModel`; must be the one the network was trained with.
-        runtime: "openvino" or "onnxruntime".
-        precision: "f32" or, with OpenVINO, "bf16"; None for what the network's file says.
+        landmarks: the landmark network that looks at every hand: "full", "lite", or "off", where it only helps to find hands; None for
+            `IMAGE_LANDMARKS` and, in `track`, `VIDEO_LANDMARKS`.
+        answer: whose parameters the hands have: "head", which reads what both networks see, or "network", the hand network alone. With
+            landmarks "off", and where the head was made for another network or hand model, which is said, it is the network's.
+        head: a head's file; None for the embedded one of the landmark network.
+        runtime: "openvino" or "onnxruntime"; MediaPipe's networks run on OpenVINO in either.
+        precision: of the networks: "f32" or, with OpenVINO, "bf16"; None for what the hand network's file says. The head's is f32.
         max_hands: how many hands are looked for.
+        min_confidence: what a palm's score and the presence of a new hand must reach, 0..1.
         camera: the camera of all pictures; None assumes `ASSUMED_FOV_DEG` and says so once.
-        threads: of the network; 0 lets the runtime choose.
-        is_live: frames given to `track` come from a camera: they never wait for the detector. Without it they do where that makes the
+        threads: of each network; 0 lets the runtime choose.
+        is_live: frames given to `track` come from a camera: they never wait for the palm detector. Without it they do where that makes the
             same video give the same hands every time.
         smooth: how much `track` smooths, 0 (nothing) to 1, or None; see `smooth` below.
-        refine: what is pulled towards the detector's landmarks (`refine.Refiner`): "pictures", whose landmarks are there anyway; "all":
-            the hands of videos too, for which the detector then looks at every frame and `track` waits; or "nothing".
         hand_length_mm: from the wrist joint to the tip of the middle finger of a flat hand: makes sizes and distances true, not average.
 
     Attributes:
         hand_model: the `HandModel` that is posed; its `faces` make `Hand.vertices_m` a mesh.
-        times: seconds spent in the stages detect (a thread of its own), crop, network, mesh, refine and smooth.
+        times: seconds spent in the stages detect (palms; in videos a thread of its own), find (a first look at a palm's hand), landmarks
+            (the landmark network, in a thread of its own), crop, network, head, mesh and smooth.
 
     Raises:
-        UserError: `smooth`, `refine` or `hand_length_mm` is none that there is.
+        UserError: an argument that is none that there is, or a head that does not fit.
     """
 
     def __init__(
@@ -79,39 +94,58 @@ class HandMeshEstimator:
         model: str | Path | None = None,
         hand_model: str | Path | HandModel = "open",
         *,
+        landmarks: LandmarkChoice | None = None,
+        answer: Answer = "head",
+        head: str | Path | None = None,
         runtime: Runtime = "openvino",
         precision: Precision | None = None,
         max_hands: int = 2,
+        min_confidence: float = DEFAULT_CONFIDENCE,
         camera: Camera | None = None,
         threads: int = 0,
         is_live: bool = False,
         smooth: float | None = DEFAULT_SMOOTH,
-        refine: Refine = "pictures",
         hand_length_mm: float | None = None,
     ) -> None:
         self.smooth = smooth
         if hand_length_mm is not None and not _SHORTEST_MM <= hand_length_mm <= _LONGEST_MM:
             raise UserError(f"expected a hand length of {_SHORTEST_MM} to {_LONGEST_MM} mm, got {hand_length_mm:g}")
+        named = (("landmarks", landmarks, LandmarkChoice), ("answer", answer, Answer))
+        for name, value, choices in (*named, ("runtime", runtime, Runtime), ("precision", precision, Precision)):
+            if value is not None and value not in get_args(choices):
+                raise UserError(f"expected {name} as one of {', '.join(get_args(choices))}, got {value!r}")
+        if not 0 <= min_confidence <= 1:
+            raise UserError(f"expected a least confidence of 0 to 1, got {min_confidence:g}")
+        if max_hands < 1:
+            raise UserError(f"expected max_hands of at least 1, got {max_hands}")
+        if threads < 0:
+            raise UserError(f"expected threads of at least 0, got {threads}; 0 lets the runtime choose")
         self.hand_model = hand_model if isinstance(hand_model, HandModel) else load_hand_model(hand_model)
         self.times = StageTimes()
-        if refine not in get_args(Refine):
-            raise UserError(f"expected refine as one of {', '.join(get_args(Refine))}, got {refine!r}")
-        self._refiner = None if refine == "nothing" else Refiner(self.hand_model)
-        self._refines_videos = refine == "all"
         self._predictor = Predictor(model, self.hand_model.id, runtime, precision, threads)
+        self._runtime: Runtime = runtime
+        self._threads = threads
+        self._landmarks: LandmarkChoice | None = landmarks
+        self._answer: Answer = "network" if landmarks == "off" else answer
+        self._head_path = None if head is None else Path(head)
         self._max_hands = max_hands
+        self._min_confidence = min_confidence
         self._camera = camera
-        self._is_live = is_live
-        self._detector: HandDetector | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="handmesh detector")
-        self._answer: Future[list[Detection]] | None = None
-        self._asked_s: float | None = None
+        self._landmark_networks: dict[LandmarkKind, LandmarkNetwork] = {}
+        self._perceptions: dict[LandmarkKind, Perception] = {}
+        self._has_said_misfit = False
+        self._palms: PalmDetector | None = None
+        self._loading_palms = Lock()
+        self._search = PalmSearch(self._load_palms, is_live, self.times)
         self._newest_s: float | None = None
-        self._tracks_then: list[Track] = []
-        self._frames_since_asked = 0
         self._tracker = Tracker(max_hands)
         self._hand_length_m = None if hand_length_mm is None else hand_length_mm / 1e3
         self._memories: dict[int, _Memory] = {}
+        if self._head_path is not None:
+            if self._answer == "network":
+                raise UserError("expected a head where the head answers, got one for the answers of the hand network; leave it out")
+            # Now, so that one that does not fit is refused here.
+            self._perception(IMAGE_LANDMARKS)
 
     @property
     def smooth(self) -> float | None:
@@ -124,77 +158,106 @@ class HandMeshEstimator:
             raise UserError(f"expected smoothing of 0 to 1, got {smooth:g}; 0 is off")
         self._smooth = smooth
 
-    def __call__(self, image_rgb: np.ndarray, camera: Camera | None = None, detections: Sequence[Detection] | None = None) -> list[Hand]:
+    def __call__(
+        self,
+        image_rgb: np.ndarray,
+        camera: Camera | None = None,
+        detections: Sequence[Detection] | None = None,
+        *,
+        keeps_sides: bool = False,
+    ) -> list[Hand]:
         """The hands of one picture, from left to right.
 
         Args:
             image_rgb: (H, W, 3) uint8, RGB, upright.
             camera: of this picture; None for the estimator's.
             detections: hands found by other means, their landmarks, if any, where MediaPipe puts them; None runs the detector.
+            keeps_sides: each hand is of the side that its detection says, whatever the landmark network sees.
+
+        Raises:
+            UserError: another kind of image, one that is not of the camera's size, or a detection without a place.
         """
         _check_image(image_rgb)
-        if detections is None:
-            detections = self._thread.submit(self._detect, image_rgb).result()
-        detections = sorted(detections, key=lambda detection: detection.box_px[0] + detection.box_px[2])
         camera = self._camera_for(image_rgb, camera)
+        look = self._perception(IMAGE_LANDMARKS)
+        if detections is None:
+            detections = self._find(look, image_rgb, camera, self._find_palms(image_rgb)[: self._max_hands])
+        else:
+            _check_detections(detections)
+        detections = sorted(detections, key=lambda detection: detection.box_px[0] + detection.box_px[2])
         # A tracker of its own: nothing is carried from one picture to the next.
         tracks = Tracker().update(detections, 0.0)
-        sights = self._look(image_rgb, camera, tracks, [track.points_px for track in tracks])
-        sights = self._look_again(image_rgb, camera, sights)
-        poses = [self._pose_of(sight, camera) for sight in sights]
+        if self._landmarks == "off":
+            sights = look(image_rgb, camera, [Target(track, track.points_px, None) for track in tracks])
+        else:
+            sights = self._look_closely(look, image_rgb, camera, tracks, keeps_sides)
+        if look.head is None:
+            sights = self._look_again(look, image_rgb, camera, sights)
         with self.times.stage("mesh"):
-            return [self._posed(sight, pose, camera) for sight, pose in zip(sights, poses, strict=True)]
+            return [self._posed(sight, params_to_pose(sight.params, sight.crop), camera) for sight in sights]
 
     def track(self, image_rgb: np.ndarray, time_s: float, camera: Camera | None = None) -> list[Hand]:
         """The hands of the next frame of a video, from left to right.
 
-        Each crop looks where the hand's mesh was in the frame before, and on along its way. The detector, in a thread of its own, is asked
-        at the start, when a hand is lost (which the network's presence says), and now and then to find others and to check on those that
-        are followed. A hand that hides behind another, or leaves and comes back within seconds, keeps its `track_id`. Its shape is
-        estimated in its first second and held from then on; its pose and place are smoothed.
+        The networks look where the hand's mesh was in the frame before, and on along its way. The palm detector, in a thread of its own,
+        looks for others about ten times a second while fewer than `max_hands` are followed. A hand that hides behind another, or leaves
+        and comes back within seconds, keeps its `track_id`. Its shape is estimated in its first second and held from then on; its pose
+        and place are smoothed.
 
         Args:
             image_rgb: (H, W, 3) uint8, RGB, upright.
             time_s: time of the frame; each later than the one before. An earlier one starts another video.
             camera: of this frame; None for the estimator's.
+
+        Raises:
+            UserError: another kind of image, one that is not of the camera's size, or a time that is no finite number.
         """
         _check_image(image_rgb)
+        if not math.isfinite(time_s):
+            raise UserError(f"expected the time of a frame in seconds, got {time_s:g}; count frames where there is no clock")
         camera = self._camera_for(image_rgb, camera)
-        self._consult_detector(image_rgb, time_s)
-        tracks = self._tracker.in_view
-        sights = self._look(image_rgb, camera, tracks, [_to_look_at(track, time_s) for track in tracks])
-        new = [index for index, track in enumerate(tracks) if track.keypoints_px is None]
-        for index, sight in zip(new, self._look_again(image_rgb, camera, [sights[index] for index in new]), strict=True):
-            sights[index] = sight
-        seen = [sight for sight in sights if self._tracker.follow(sight.track, sight.hand, time_s)]
-        self._tracker.drop_twins(time_s)
+        if self._newest_s is not None and time_s < self._newest_s:
+            self.reset()
+        self._newest_s = time_s
+        look = self._perception(VIDEO_LANDMARKS)
+        self._find_new_hands(look, image_rgb, time_s, camera)
+        sights = look(image_rgb, camera, [self._target(track, time_s) for track in self._tracker.in_view])
+        if look.head is None:
+            new = [row for row, sight in enumerate(sights) if sight.track.keypoints_px is None]
+            for row, again in zip(new, self._look_again(look, image_rgb, camera, [sights[row] for row in new]), strict=True):
+                sights[row] = replace(sights[row], crop=again.crop, params=again.params)
+        seen = [sight for sight in sights if self._tracker.follow(sight.track, sight.seen, time_s)]
+        self._tracker.drop_twins()
         kept = {track.id for track in self._tracker.in_view}
         seen = [sight for sight in seen if sight.track.id in kept]
-        poses = [self._pose_of(sight, camera, self._refines_videos and sight.track.confirmed_s == time_s) for sight in seen]
         with self.times.stage("smooth"):
-            hands = [self._steady(sight, pose, camera, time_s) for sight, pose in zip(seen, poses, strict=True)]
+            hands = [self._steady(sight, params_to_pose(sight.params, sight.crop), camera, time_s) for sight in seen]
         self._memories = {key: memory for key, memory in self._memories.items() if key in self._tracker.known}
         return sorted(hands, key=_middle_x)
 
-    def prepare(self) -> None:
-        """Load the detector and the network now rather than with the first picture."""
-        loading = self._thread.submit(self._load_detector)
-        self._predictor.prepare(1)
+    def prepare(self, is_video: bool = False) -> None:
+        """Load the networks now rather than with the first picture.
+
+        Args:
+            is_video: those that `track` needs.
+        """
+        loading = self._search.prepare()
+        # Of a video, also those for two hands at once: a second hand must not wait for them.
+        batches = BATCH_SIZES if is_video and self._max_hands > 1 else (1,)
+        self._perception(VIDEO_LANDMARKS if is_video else IMAGE_LANDMARKS).landmarks().prepare(*batches)
+        self._predictor.prepare(*batches)
         loading.result()
 
     def reset(self) -> None:
         """Forget the video so far: the next `track` starts another one."""
-        if self._answer is not None:
-            wait([self._answer])
-        self._tracker, self._tracks_then, self._memories = Tracker(self._max_hands), [], {}
-        self._answer, self._asked_s, self._newest_s, self._frames_since_asked = None, None, None, 0
+        self._search.reset()
+        self._tracker, self._memories, self._newest_s = Tracker(self._max_hands), {}, None
 
     def close(self) -> None:
-        """Give the detector's threads back; the estimator cannot be called again."""
-        self._thread.shutdown()
-        if self._detector is not None:
-            self._detector.close()
-            self._detector = None
+        """Give the thread back; the estimator cannot be called again."""
+        self._search.close()
+        for perception in self._perceptions.values():
+            perception.close()
 
     def __enter__(self) -> HandMeshEstimator:
         return self
@@ -202,10 +265,43 @@ class HandMeshEstimator:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _load_detector(self) -> HandDetector:
-        if self._detector is None:
-            self._detector = HandDetector(max_hands=self._max_hands)
-        return self._detector
+    def _perception(self, default: LandmarkKind) -> Perception:
+        """What looks, with the landmark network that was asked for, or that the given head reads."""
+        kind = default
+        if self._landmarks is not None and self._landmarks != "off":
+            kind = self._landmarks
+        elif self._head_path is not None:
+            kind = read_head_info(self._head_path).landmarks
+        if kind not in self._perceptions:
+            self._perceptions[kind] = Perception(
+                self.hand_model, self._predictor, partial(self._landmark_network, kind), self._head(kind), self.times
+            )
+        return self._perceptions[kind]
+
+    def _head(self, kind: LandmarkKind) -> Head | None:
+        if self._answer == "network":
+            return None
+        head = Head(HEADS[kind] if self._head_path is None else self._head_path, self._runtime)
+        misfit = misfit_of(head, kind, self._predictor, self.hand_model)
+        if misfit is None:
+            return head
+        if self._head_path is not None:
+            raise UserError(f"expected a head that fits, but '{self._head_path}' {misfit}; make one with handmesh-train configs/head.yaml")
+        if not self._has_said_misfit:
+            self._has_said_misfit = True
+            _log.warning("the hand network answers alone: the head %s", misfit)
+        return None
+
+    def _landmark_network(self, kind: LandmarkKind) -> LandmarkNetwork:
+        if kind not in self._landmark_networks:
+            self._landmark_networks[kind] = LandmarkNetwork(kind, self._runtime, self._predictor.precision, self._threads)
+        return self._landmark_networks[kind]
+
+    def _load_palms(self) -> PalmDetector:
+        with self._loading_palms:
+            if self._palms is None:
+                self._palms = PalmDetector(self._runtime, self._predictor.precision, self._threads, self._min_confidence)
+            return self._palms
 
     def _camera_for(self, image_rgb: np.ndarray, camera: Camera | None) -> Camera:
         height, width = image_rgb.shape[:2]
@@ -223,74 +319,83 @@ class HandMeshEstimator:
             )
         return camera_from_fov(width, height, ASSUMED_FOV_DEG, is_known=False)
 
-    def _consult_detector(self, image_rgb: np.ndarray, time_s: float) -> None:
-        """Take in the detector's answer if it is due, and ask about this frame if that is needed; refining needs it of every frame."""
-        if self._newest_s is not None and time_s < self._newest_s:
-            self.reset()
-        self._newest_s = time_s
-        if self._refines_videos:
-            self._tracker.update(self._thread.submit(self._detect, image_rgb).result(), time_s)
-            return
-        self._frames_since_asked += 1
-        if self._answer is not None:
-            has_hands = bool(self._tracker.in_view)
-            is_due = self._answer.done() if self._is_live else (not has_hands or self._frames_since_asked >= _ANSWER_AFTER_FRAMES)
-            if is_due:
-                # Taken out first: a detector that fails once must not fail for ever.
-                answer, self._answer = self._answer, None
-                self._tracker.update(answer.result(), time_s, self._tracks_then)
-        if self._answer is None and self._tracker.wants_detector(time_s, self._asked_s):
-            self._asked_s, self._frames_since_asked, self._tracks_then = time_s, 0, self._tracker.in_view
-            waits = not self._is_live and not self._tracker.in_view
-            # The caller may draw on the picture while the detector still looks at it.
-            answer = self._thread.submit(self._detect, image_rgb if waits else image_rgb.copy())
-            if waits:
-                self._tracker.update(answer.result(), time_s)
-            else:
-                self._answer = answer
+    def _find_new_hands(self, look: Perception, image_rgb: np.ndarray, time_s: float, camera: Camera) -> None:
+        """Take in what the palm detector has found, and ask it about this frame if that is due."""
+        followed = self._tracker.followed
+        missing = self._max_hands - len(followed)
+        palms = self._search(image_rgb, time_s, followed, missing > 0)[:missing]
+        if palms:
+            self._tracker.update(beside(self._find(look, image_rgb, camera, palms), followed, time_s), time_s)
 
-    def _detect(self, image_rgb: np.ndarray) -> list[Detection]:
-        detector = self._load_detector()
-        with self.times.stage("detect"):
-            return detector(image_rgb)
+    def _target(self, track: Track, time_s: float) -> Target:
+        """Where a track's hand should be in the next frame."""
+        ahead_px = track.ahead_px(time_s)
+        region_px = track.detection.landmarks_px if track.landmarks_px is None else track.landmarks_px + ahead_px
+        looks = self._landmarks != "off" or time_s - track.confirmed_s >= _CHECK_EVERY_S
+        return Target(track, _to_look_at(track, ahead_px), region_px if looks else None)
 
-    def _look_again(self, image_rgb: np.ndarray, camera: Camera, sights: Sequence[_Sight]) -> list[_Sight]:
-        """A second look at hands that the detector has just found, half way between its landmarks and what the network saw.
+    def _look_closely(
+        self, look: Perception, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track], keeps_sides: bool
+    ) -> list[Sight]:
+        """All networks at the hands of a picture, from landmarks that are given or found here, each hand taken for the side that it is."""
+        targets = [Target(track, track.detection.landmarks_px, track.detection.landmarks_px) for track in tracks]
+        boxed = [row for row, target in enumerate(targets) if target.region_px is None]
+        for row, target in zip(
+            boxed, self._search_boxes(look, image_rgb, camera, [tracks[row] for row in boxed], keeps_sides), strict=True
+        ):
+            targets[row] = target
+        return look(image_rgb, camera, targets) if keeps_sides else _settle_sides(look, image_rgb, camera, targets)
 
-        The detector's landmarks differ by pixels between a picture and its mirror image, and the answer should not.
-        """
-        points_px = [_half_way(sight.track.detection, sight.hand) for sight in sights]
-        return self._look(image_rgb, camera, [sight.track for sight in sights], points_px)
+    def _search_boxes(
+        self, look: Perception, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track], keeps_sides: bool
+    ) -> list[Target]:
+        """Landmarks of hands of which only a box is known: by the hand network's answer, else by the palm in the box."""
+        first = look(image_rgb, camera, [Target(track, None, None) for track in tracks])
+        targets = [Target(sight.track, sight.seen.keypoints_px, sight.seen.landmarks_px) for sight in first]
+        second = look(image_rgb, camera, targets) if keeps_sides else _settle_sides(look, image_rgb, camera, targets)
+        for row, sight in enumerate(second):
+            if sight.points_presence >= self._min_confidence:
+                targets[row] = Target(sight.track, sight.points_px, sight.points_px)
+            elif (found := self._find_in_box(look, image_rgb, camera, sight.track.detection.box_px)) is not None:
+                track = sight.track
+                if not keeps_sides:
+                    track = replace(track, right_evidence=found.score if found.is_right else -found.score)
+                targets[row] = Target(track, found.landmarks_px, found.landmarks_px)
+        return targets
 
-    def _look(self, image_rgb: np.ndarray, camera: Camera, tracks: Sequence[Track], points_px: Sequence[np.ndarray | None]) -> list[_Sight]:
-        """Crop around points (or the detection's box), predict all crops together, and pose the model's joints."""
-        if not tracks:
+    def _find_in_box(self, look: Perception, image_rgb: np.ndarray, camera: Camera, box_px: np.ndarray) -> Detection | None:
+        """The surest hand whose palm lies in a box."""
+        middle, half = (box_px[:2] + box_px[2:]) / 2, _AROUND_BOX * (box_px[2:] - box_px[:2]).max() / 2
+        height, width = image_rgb.shape[:2]
+        x0, y0 = np.clip(middle - half, 0, (width - 1, height - 1)).astype(int)
+        x1, y1 = np.clip(middle + half + 1, (x0 + 1, y0 + 1), (width, height)).astype(int)
+        shift_px = np.array([x0, y0])
+        palms = [
+            replace(palm, box_px=palm.box_px + np.tile(shift_px, 2), keypoints_px=palm.keypoints_px + shift_px)
+            for palm in self._find_palms(image_rgb[y0:y1, x0:x1])
+        ]
+        inside = [palm for palm in palms if (box_px[:2] <= (at := palm.keypoints_px.mean(axis=0))).all() and (at <= box_px[2:]).all()]
+        return next(iter(self._find(look, image_rgb, camera, inside[:1])), None)
+
+    def _find(self, look: Perception, image_rgb: np.ndarray, camera: Camera, palms: Sequence[Palm]) -> list[Detection]:
+        """The hands of palms, the surest first."""
+        if not palms:
             return []
-        size = self._predictor.info.input_size_px
-        with self.times.stage("crop"):
-            crops = [
-                crop_box(track.detection.box_px, image_rgb, camera, size, is_mirrored=not track.is_right)
-                if points is None
-                else crop_points(points, image_rgb, camera, size, is_mirrored=not track.is_right)
-                for track, points in zip(tracks, points_px, strict=True)
-            ]
-        with self.times.stage("network"):
-            predictions = self._predictor(np.stack([crop.image for crop in crops]))
-        with self.times.stage("mesh"):
-            return [
-                _Sight(track, crop, place_hand(self.hand_model.for_joints, params, crop, camera, track), params)
-                for track, crop, params in zip(tracks, crops, predictions, strict=True)
-            ]
+        with self.times.stage("find"):
+            return look_at_palms(look.landmarks(), image_rgb, camera, palms, self._min_confidence)
 
-    def _pose_of(self, sight: _Sight, camera: Camera, is_refined: bool = True) -> PlacedPose:
-        """What the network saw, refined if that is wanted."""
-        pose, landmarks_px = params_to_pose(sight.params, sight.crop), sight.track.detection.landmarks_px
-        if self._refiner is None or not is_refined or landmarks_px is None:
-            return pose
-        with self.times.stage("refine"):
-            return self._refiner(pose, landmarks_px, camera)
+    def _find_palms(self, image_rgb: np.ndarray) -> list[Palm]:
+        with self.times.stage("detect"):
+            return self._load_palms()(image_rgb)
 
-    def _steady(self, sight: _Sight, pose: PlacedPose, camera: Camera, time_s: float) -> Hand:
+    def _look_again(self, look: Perception, image_rgb: np.ndarray, camera: Camera, sights: Sequence[Sight]) -> list[Sight]:
+        """A second look of the hand network at hands that have just been found, half way between their landmarks and what it saw.
+
+        Landmarks differ by pixels between a picture and its mirror image, and the answer should not.
+        """
+        return look(image_rgb, camera, [Target(sight.track, _half_way(sight), None) for sight in sights])
+
+    def _steady(self, sight: Sight, pose: PlacedPose, camera: Camera, time_s: float) -> Hand:
         """The hand as it is shown: with its track's shape, smoothed, at its true size."""
         if self._smooth is None:
             return self._posed(sight, pose, camera)
@@ -302,22 +407,12 @@ class HandMeshEstimator:
         memory.time_s = time_s
         return self._posed(sight, pose, camera)
 
-    def _posed(self, sight: _Sight, pose: PlacedPose, camera: Camera) -> Hand:
+    def _posed(self, sight: Sight, pose: PlacedPose, camera: Camera) -> Hand:
         """The hand of a pose, at its true size."""
         return pose_hand(self.hand_model, pose, sight.params, sight.crop, camera, sight.track, self._scale_of(pose.betas))
 
     def _scale_of(self, betas: np.ndarray) -> float:
         return 1.0 if self._hand_length_m is None else self._hand_length_m / self.hand_model.length_m(betas)
-
-
-@dataclass(frozen=True)
-class _Sight:
-    """A track's crop and what the network saw in it, as it is; the vertices of `hand` are those of `HandModel.for_joints`."""
-
-    track: Track
-    crop: Crop
-    hand: Hand
-    params: HandParams
 
 
 class _Memory:
@@ -329,7 +424,7 @@ class _Memory:
         self.time_s = -math.inf
 
 
-def _to_look_at(track: Track, time_s: float) -> np.ndarray | None:
+def _to_look_at(track: Track, ahead_px: np.ndarray) -> np.ndarray | None:
     """What the next crop is made around: where a hand that is followed should be, and how far its bent fingers may have come by then.
 
     A crop around a fist has no room for a finger that points, which the network then never sees.
@@ -338,12 +433,28 @@ def _to_look_at(track: Track, time_s: float) -> np.ndarray | None:
         return track.points_px
     wrist, knuckles, tips = (track.keypoints_px[index] for index in (WRIST, _KNUCKLES, _FINGERTIPS))
     straight = knuckles + _FINGER_OVER_PALM * (knuckles - wrist)
-    return np.concatenate([track.keypoints_px, tips + _READY * (straight - tips)]) + track.ahead_px(time_s)
+    return np.concatenate([track.keypoints_px, tips + _READY * (straight - tips)]) + ahead_px
 
 
-def _half_way(detection: Detection, hand: Hand) -> np.ndarray:
-    """(21, 2) between the detector's landmarks, where it gave any, and the hand's keypoints."""
-    return hand.keypoints_px if detection.landmarks_px is None else (detection.landmarks_px + hand.keypoints_px) / 2
+def _settle_sides(look: Perception, image_rgb: np.ndarray, camera: Camera, targets: Sequence[Target]) -> list[Sight]:
+    """Look, and look at the mirror image where the landmark network sees the other side, and believe the surer of the two."""
+    sights = look(image_rgb, camera, targets)
+    wrong = [row for row, sight in enumerate(sights) if sight.seen.has_landmarks and sight.seen.right_logit < 0]
+    turned = [replace(targets[row], track=_other_side(targets[row].track)) for row in wrong]
+    for row, other in zip(wrong, look(image_rgb, camera, turned), strict=True):
+        if other.seen.right_logit > sights[row].seen.right_logit:
+            sights[row] = other
+    return sights
+
+
+def _other_side(track: Track) -> Track:
+    return replace(track, right_evidence=-1.0 if track.is_right else 1.0)
+
+
+def _half_way(sight: Sight) -> np.ndarray:
+    """(21, 2) between the landmarks by which a hand was found, if any, and its mesh's keypoints."""
+    found_px = sight.track.detection.landmarks_px if sight.points_px is None else sight.points_px
+    return sight.seen.keypoints_px if found_px is None else (found_px + sight.seen.keypoints_px) / 2
 
 
 def _middle_x(hand: Hand) -> float:
@@ -353,3 +464,15 @@ def _middle_x(hand: Hand) -> float:
 def _check_image(image_rgb: np.ndarray) -> None:
     if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8 or not image_rgb.size:
         raise UserError(f"expected an RGB picture (H, W, 3) of uint8, got {image_rgb.shape} of {image_rgb.dtype}; convert it first")
+
+
+def _check_detections(detections: Sequence[Detection]) -> None:
+    for detection in detections:
+        box_px = np.asarray(detection.box_px, dtype=np.float64)
+        if box_px.shape != (4,) or not np.isfinite(box_px).all() or not (box_px[:2] < box_px[2:]).all():
+            raise UserError(f"expected detections with boxes x0 < x1, y0 < y1 in pixels, got {box_px.tolist()}; leave such a detection out")
+        if detection.landmarks_px is None:
+            continue
+        landmarks_px = np.asarray(detection.landmarks_px, dtype=np.float64)
+        if landmarks_px.shape != (len(JOINTS), 2) or not np.isfinite(landmarks_px).all():
+            raise UserError(f"expected {len(JOINTS)} finite landmarks (x, y) of a detection, got {landmarks_px.shape}; leave them out")

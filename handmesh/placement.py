@@ -9,6 +9,7 @@ import numpy as np
 from handmesh.geometry.camera import project, translation_to_weak_perspective, weak_perspective_to_translation
 from handmesh.geometry.crop import camera_to_crop, crop_to_camera
 from handmesh.geometry.rotation import mirror_rotmat
+from handmesh.hand_model.landmarks import landmarks_m
 from handmesh.hand_model.skinning import HandModel, mirror_points, skin
 from handmesh.records import Camera, Crop, Hand, HandParams, PlacedPose
 from handmesh.skeleton import ROOT, WRIST
@@ -36,20 +37,15 @@ def pose_hand(model: HandModel, pose: PlacedPose, params: HandParams, crop: Crop
         track: whose hand it is.
         scale: makes the hand as much larger, and moves it as much farther away.
     """
-    precision = model.template_m.dtype
-    vertices_m = skin(model, pose.rotmats.astype(precision), pose.betas.astype(precision))
-    joints_m = model.joints(vertices_m)
-    if crop.is_mirrored:
-        vertices_m, joints_m = mirror_points(vertices_m), mirror_points(joints_m)
-    shift_m = pose.root_m - joints_m[ROOT]
-    vertices_m, joints_m = scale * (vertices_m + shift_m), scale * (joints_m + shift_m)
+    vertices_m, joints_m, R_camera_wrist = _placed(model, pose, scale)
     T_camera_wrist = np.eye(4)
-    T_camera_wrist[:3, :3] = mirror_rotmat(pose.rotmats[0]) if crop.is_mirrored else pose.rotmats[0]
+    T_camera_wrist[:3, :3] = R_camera_wrist
     T_camera_wrist[:3, 3] = joints_m[WRIST]
     return Hand(
         vertices_m=vertices_m,
         joints_m=joints_m,
         keypoints_px=project(joints_m, camera),
+        landmarks_px=project(landmarks_m(joints_m, R_camera_wrist, pose.rotmats, pose.is_right, scale), camera),
         T_camera_wrist=T_camera_wrist,
         params=_pose_to_params(pose, params, crop),
         box_px=track.box_px,
@@ -60,11 +56,37 @@ def pose_hand(model: HandModel, pose: PlacedPose, params: HandParams, crop: Crop
     )
 
 
+def params_to_points(model: HandModel, params: HandParams, crop: Crop, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """Where the hand of a crop is in the picture: `Hand.keypoints_px` and `Hand.landmarks_px`, without the rest.
+
+    Args:
+        model: `HandModel.for_joints` will do.
+
+    Returns:
+        (21, 2) twice.
+    """
+    pose = params_to_pose(params, crop)
+    _, joints_m, R_camera_wrist = _placed(model, pose)
+    return project(joints_m, camera), project(landmarks_m(joints_m, R_camera_wrist, pose.rotmats, pose.is_right), camera)
+
+
 def params_to_pose(params: HandParams, crop: Crop) -> PlacedPose:
     """What the network saw in a crop, in the picture's camera."""
     root_m = weak_perspective_to_translation(params.camera, crop.camera.fx, crop.camera.width)
     R_camera_wrist = crop.R_camera_crop @ (mirror_rotmat(params.rotmats[0]) if crop.is_mirrored else params.rotmats[0])
     return PlacedPose(_with_first(params.rotmats, R_camera_wrist, crop), params.betas, crop_to_camera(root_m, crop), not crop.is_mirrored)
+
+
+def _placed(model: HandModel, pose: PlacedPose, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices, joints and the wrist's rotation in the camera, of the hand's own side."""
+    precision = model.template_m.dtype
+    vertices_m = skin(model, pose.rotmats.astype(precision), pose.betas.astype(precision))
+    joints_m = model.joints(vertices_m)
+    if not pose.is_right:
+        vertices_m, joints_m = mirror_points(vertices_m), mirror_points(joints_m)
+    shift_m = pose.root_m - joints_m[ROOT]
+    R_camera_wrist = pose.rotmats[0] if pose.is_right else mirror_rotmat(pose.rotmats[0])
+    return scale * (vertices_m + shift_m), scale * (joints_m + shift_m), R_camera_wrist
 
 
 def _pose_to_params(pose: PlacedPose, params: HandParams, crop: Crop) -> HandParams:

@@ -87,6 +87,8 @@ class HandParams:
         camera: (3,) weak-perspective (s, tx, ty); see `geometry.camera.weak_perspective_to_translation`.
         presence: probability in 0..1 that there is a hand in the crop.
         right_logit: > 0 where the crop looks like a right hand.
+        spread_m: (21,) how far off each keypoint is expected to be: standard deviation along either axis of the crop, in metres at the
+            hand's depth; None where the network does not say.
     """
 
     rotmats: np.ndarray
@@ -94,6 +96,7 @@ class HandParams:
     camera: np.ndarray
     presence: float
     right_logit: float
+    spread_m: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,10 @@ class Hand:
         vertices_m: (V, 3) mesh in metres, camera frame.
         joints_m: (21, 3) in `skeleton.JOINTS` order, camera frame.
         keypoints_px: (21, 2) `joints_m` seen by the full camera.
+        landmarks_px: (21, 2) where MediaPipe would put its landmarks on this hand: `joints_m` moved by one constant table
+            (`hand_model.landmarks`), seen by the full camera. Never MediaPipe's own.
         T_camera_wrist: (4, 4) pose of the wrist joint in the camera.
-        params: the network's parameters, of the right-hand model (see `HandParams`), refined and smoothed as the hand is.
+        params: what the head or the network said, of the right-hand model (see `HandParams`), smoothed as the hand is.
         box_px: (4,) x0, y0, x1, y1 of the box that the crop was made for.
         score: in 0..1, the detection's score times the network's presence.
         is_right: True for a right hand.
@@ -134,6 +139,7 @@ class Hand:
     vertices_m: np.ndarray
     joints_m: np.ndarray
     keypoints_px: np.ndarray
+    landmarks_px: np.ndarray
     T_camera_wrist: np.ndarray
     params: HandParams
     box_px: np.ndarray

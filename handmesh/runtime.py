@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,24 +144,7 @@ def read_network_info(path: Path, hand_model_id: str | None = None) -> NetworkIn
             another hand model.
     """
     what = "an .xml (with its .bin) or .onnx file of handmesh-export" if path.suffix == ".xml" else "a network's .onnx file"
-    if not path.is_file():
-        raise UserError(f"expected {what}, got '{path}', which does not exist; leave --model out for the embedded one")
-    if path.suffix == ".xml" and not path.with_suffix(".bin").is_file():
-        raise UserError(
-            f"expected the weights '{path.with_suffix('.bin')}' beside '{path.name}', which are not there; keep the two together"
-        )
-    try:
-        data = path.read_bytes()
-        text = _read_rt_info(data) if path.suffix == ".xml" else _read_metadata_props(data).get(METADATA_KEY)
-        metadata = json.loads(text) if text is not None else None
-        if metadata is not None and not {"hand_model", "input_size_px", "variant"} <= set(dict(metadata)):
-            raise ValueError("incomplete")
-    except OSError as error:
-        raise UserError(f"expected {what}, got '{path}', which cannot be read ({error.strerror})") from error
-    except (ValueError, IndexError, TypeError) as error:
-        raise UserError(f"expected {what}, got '{path}', which is corrupted; export it again") from error
-    if metadata is None:
-        raise UserError(f"expected a network exported by handmesh-export, got '{path}', which has no handmesh metadata; export it again")
+    metadata = read_metadata(path, what, ("hand_model", "input_size_px", "variant"))
     expected = {"format": METADATA_FORMAT, "crop_rule": CROP_RULE, "root": JOINTS[ROOT]}
     for key, value in expected.items():
         if metadata.get(key) != value:
@@ -172,6 +155,37 @@ def read_network_info(path: Path, hand_model_id: str | None = None) -> NetworkIn
             "choose the --hand-model it was trained with; handmesh-hand fit turns its hands into another model's"
         )
     return NetworkInfo(metadata["hand_model"], metadata["input_size_px"], metadata["variant"], metadata)
+
+
+def read_metadata(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
+    """The "handmesh" entry of an ONNX file or an OpenVINO IR.
+
+    Args:
+        what: the file is expected to be, for messages.
+        keys: that the entry must have.
+
+    Raises:
+        UserError: no file, one that is damaged, or one without such an entry.
+    """
+    if not path.is_file():
+        raise UserError(f"expected {what}, got '{path}', which does not exist; leave the flag out for the embedded one")
+    if path.suffix == ".xml" and not path.with_suffix(".bin").is_file():
+        raise UserError(
+            f"expected the weights '{path.with_suffix('.bin')}' beside '{path.name}', which are not there; keep the two together"
+        )
+    try:
+        data = path.read_bytes()
+        text = _read_rt_info(data) if path.suffix == ".xml" else _read_metadata_props(data).get(METADATA_KEY)
+        metadata = dict(json.loads(text)) if text is not None else {}
+    except OSError as error:
+        raise UserError(f"expected {what}, got '{path}', which cannot be read ({error.strerror})") from error
+    except (ValueError, IndexError, TypeError) as error:
+        raise UserError(f"expected {what}, got '{path}', which is corrupted; export it again") from error
+    if text is None:
+        raise UserError(f"expected {what}, got '{path}', which has no handmesh metadata; give another file, or export it again")
+    if missing := [key for key in keys if key not in metadata]:
+        raise UserError(f"expected {what}, got '{path}', whose metadata has no {missing[0]}: it is of another kind; give another file")
+    return metadata
 
 
 def _read_metadata_props(data: bytes) -> dict[str, str]:
@@ -268,17 +282,12 @@ def _openvino_network(compiled: Any) -> Network:
 
 def _onnxruntime_compiler(path: Path, threads: int) -> Callable[[int], Network]:
     import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf  # pyright: ignore
 
     def compile_for(batch: int) -> Network:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 4
         options.add_free_dimension_override_by_name("batch", batch)
-        try:
-            session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
-            raise UserError(f"expected a network that ONNX Runtime can run, got '{path}', which it refuses; export it again") from error
+        session = onnxruntime_session(path, options, "a network")
 
         def network(crops: np.ndarray) -> dict[str, np.ndarray]:
             values = session.run(list(OUTPUTS), {INPUT: crops})
@@ -287,6 +296,27 @@ def _onnxruntime_compiler(path: Path, threads: int) -> Callable[[int], Network]:
         return network
 
     return compile_for
+
+
+def onnxruntime_session(path: Path, options: Any, what: str) -> Any:
+    """An `onnxruntime.InferenceSession` of a file.
+
+    Args:
+        options: `onnxruntime.SessionOptions`.
+        what: the file is expected to be, for messages.
+
+    Raises:
+        UserError: ONNX Runtime cannot run it.
+    """
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf  # pyright: ignore
+
+    # It would write on the terminal what the error below says.
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
+        raise UserError(f"expected {what} that ONNX Runtime can run, got '{path}', which it refuses; export it again") from error
 
 
 def _split(crops: np.ndarray) -> Iterator[np.ndarray]:

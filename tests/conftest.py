@@ -10,6 +10,7 @@ import pytest
 from handmesh.geometry.camera import project
 from handmesh.geometry.rotation import mirror_rotmat, rotvec_to_rotmat
 from handmesh.hand_model import HandModel, load_hand_model
+from handmesh.hand_model.landmarks import landmarks_m
 from handmesh.hand_model.skinning import mirror_points, skin_at
 from handmesh.records import Camera, Hand, HandParams
 from handmesh.skeleton import WRIST
@@ -76,6 +77,7 @@ def make_hand() -> Callable[..., Hand]:
         T_camera_wrist[:3, 3] = joints_m[WRIST]
         keypoints_px = project(joints_m, camera)
         box_px = np.concatenate([keypoints_px.min(axis=0), keypoints_px.max(axis=0)])
-        return Hand(vertices_m, joints_m, keypoints_px, T_camera_wrist, params, box_px, 1.0, is_right, track_id)
+        landmarks_px = project(landmarks_m(joints_m, T_camera_wrist[:3, :3], rotmats, is_right), camera)
+        return Hand(vertices_m, joints_m, keypoints_px, landmarks_px, T_camera_wrist, params, box_px, 1.0, is_right, track_id)
 
     return make

@@ -15,7 +15,7 @@ from handmesh.errors import UserError
 from handmesh.geometry.camera import project
 from handmesh.records import Hand, HandParams
 from handmesh.synthetic.clip import true_joints_m
-from handmesh.synthetic.scripts import crossing_hands, leaving_hand, still_hand, sweeping_hand
+from handmesh.synthetic.scripts import crossing_hands, entering_hand, leaving_hand, still_hand, sweeping_hand
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,8 @@ def _shown(model, pose, track_id, is_right=None, shift_m=(0.0, 0.0, 0.0)) -> Han
     joints_m = true_joints_m(model, pose) + shift_m
     params = HandParams(pose.rotmats, np.zeros(10), np.array([5.0, 0, 0]), 0.9, 2.0)
     side = pose.is_right if is_right is None else is_right
-    return Hand(joints_m, joints_m, project(joints_m, CAMERA), np.eye(4), params, np.zeros(4), 0.9, side, track_id)
+    points_px = project(joints_m, CAMERA)
+    return Hand(joints_m, joints_m, points_px, points_px, np.eye(4), params, np.zeros(4), 0.9, side, track_id)
 
 
 def _scripted(studio, monkeypatch, answer, script):
@@ -93,6 +94,29 @@ def test_identities_are_counted(studio, hand_model, monkeypatch):
     assert _scripted(studio, monkeypatch, astray, script).strays == 40
 
 
+def test_delays_run_from_half_a_hand_to_its_first_mesh(studio, hand_model, monkeypatch):
+    script = list(entering_hand(studio._surface, 30, FPS, 0.5))
+    opens = next(
+        frame
+        for frame, poses in enumerate(script)
+        if len(poses) > 1
+        and motion_module._visible_share(1, [project(true_joints_m(hand_model, pose), CAMERA) for pose in poses], poses) >= 0.5
+    )
+
+    def delays(is_shown):
+        shown = lambda frame, poses: [_shown(hand_model, pose, int(pose.is_right)) for pose in poses if is_shown(frame, pose.is_right)]  # noqa: E731
+        return _scripted(studio, monkeypatch, shown, script).delays
+
+    # The hand that is there from the start is not awaited, whenever it is shown.
+    assert delays(lambda frame, is_right: not is_right or frame > 20) == (0,)
+    assert delays(lambda frame, is_right: is_right or frame >= opens + 4) == (4,)
+    assert delays(lambda frame, is_right: is_right) == (30 - opens,)
+    # One that hides before it is shown is awaited anew.
+    hiding = [*script[: opens + 1], *[poses[:1] for poses in script[opens + 1 : 25]], *script[25:]]
+    script = hiding
+    assert delays(lambda frame, is_right: is_right or frame >= 27) == (2,)
+
+
 def test_scripts_do_what_they_say(studio):
     surface = studio._surface
     (one,) = {tuple(moment[0].place_m) for moment in still_hand(surface, 5)}
@@ -105,6 +129,12 @@ def test_scripts_do_what_they_say(studio):
     order = [np.sign(right.place_m[0] - left.place_m[0]) for right, left in crossing]
     assert order[0] == order[-1] == -order[25]
     assert [len(moment) for moment in leaving_hand(surface, 90, FPS)].count(1) == pytest.approx(30, abs=2)
+    for side, axis, sign in ((0, 0, -1), (1, 0, 1), (2, 1, 1)):
+        entering = list(entering_hand(surface, 60, FPS, 1.0, side))
+        ways_m = np.array([moment[1].place_m for moment in entering if len(moment) > 1])
+        assert [len(moment) for moment in entering[:25]] == [1] * 25 and len(entering[-1]) == 2
+        assert sign * (ways_m[0] - ways_m[-1])[axis] > 0.25 and not entering[-1][1].is_right and entering[-1][0].is_right
+        assert entering[-1][0].place_m[0] * entering[-1][1].place_m[0] < 0
 
 
 def test_two_hands_that_cross_keep_their_identities(studio, monkeypatch):
@@ -132,16 +162,22 @@ def test_a_table_of_identities_is_written(tmp_path, monkeypatch, capsys):
     row = motion_module.Identities(150, 0, 2, 0, 0, 3, 0)
     monkeypatch.setattr(Studio, "crossing", lambda self, seed: None)
     monkeypatch.setattr(Studio, "leaving", lambda self, seed: None)
-    monkeypatch.setattr(Studio, "identities", lambda self, clip, smooth, seed: replace(row, missed=seed))
+    monkeypatch.setattr(Studio, "entering", lambda self, seed: None)
+    monkeypatch.setattr(Studio, "identities", lambda self, clip, smooth, seed: replace(row, missed=seed, delays=(3 * seed, 6)[: seed + 1]))
     report = run_tracking(TrackingCommand(2, 0.5, tmp_path))
     assert [(each["clip"], each["missed"]) for each in report.rows] == [
         ("crossing 0", 0),
         ("crossing 1", 1),
         ("leaving 0", 0),
         ("leaving 1", 1),
+        ("entering 0", 0),
+        ("entering 1", 1),
     ]
-    assert json.loads((tmp_path / "tracking.json").read_text())["rows"] == report.rows
-    assert "crossing 0" in capsys.readouterr().out
+    assert [each["latest_ms"] for each in report.rows[:2]] == [0, 200]
+    written = json.loads((tmp_path / "tracking.json").read_text())
+    assert written["rows"][1]["delays"] == [3, 6] and written["notes"] == report.notes
+    said = capsys.readouterr().out
+    assert "crossing 0" in said and "entering: 3 hands came into the open and were shown 100 ms later (median; 200 ms at worst)." in said
 
 
 @pytest.mark.parametrize(

@@ -1,54 +1,55 @@
-"""The hand detector: sides, coordinates, duplicates, and where its model comes from."""
+"""The hand detector: sides, coordinates, duplicates, and that it says what MediaPipe's own package says."""
 
-import hashlib
-import io
-import urllib.request
-import zipfile
-from pathlib import Path
-from urllib.error import URLError
+import importlib.util
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
 
-import handmesh
-from handmesh import detection
-from handmesh.detection import HandDetector, cache_folder, hand_landmarker_task, merge_duplicates
+from handmesh.bench.tasks import TasksDetector
+from handmesh.detection import HandDetector, merge_duplicates
+from handmesh.detection.landmarks import LandmarkNetwork
+from handmesh.detection.palm import Letterbox, Palm
+from handmesh.detection.regions import REGION_PX, region_from_palm
 from handmesh.errors import UserError
+from handmesh.geometry.camera import camera_from_fov
 from handmesh.hand_model.assets import ASSETS
 from handmesh.records import Detection
 
-CLIP = Path(handmesh.__file__).parent / "assets" / "demo_clip.mp4"
+# MediaPipe's package turns the first region so much beyond upright: it takes its 90 degrees for radians.
+TASKS_TURN_RAD = 90 - np.pi / 2
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    """No test reads or fills the user's cache, except for the model of a newer mediapipe."""
-    if detection._task_from_wheel() is not None:
-        monkeypatch.setenv("HANDMESH_CACHE", str(tmp_path / "cache"))
+needs_mediapipe = pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason="mediapipe is not installed to compare with")
 
 
 @pytest.fixture(scope="module")
 def detector():
-    made = HandDetector(max_hands=2)
-    yield made
-    made.close()
+    return HandDetector(max_hands=2, threads=1)
 
 
 @pytest.fixture(scope="module")
 def clip_frames():
-    if not CLIP.is_file():
-        pytest.skip("the demo clip is not in this checkout")
-    capture = cv2.VideoCapture(str(CLIP))
+    video = cv2.VideoCapture(str(ASSETS / "demo_clip.mp4"))
     frames = []
-    while (found := capture.read())[0]:
+    while (found := video.read())[0]:
         frames.append(np.ascontiguousarray(found[1][..., ::-1]))
-    return frames[:: max(1, len(frames) // 10)]
+    return frames[:: len(frames) // 12]
 
 
 def _at(x, y, side=100.0, is_right=True, score=0.9, seed=0):
     landmarks = np.random.default_rng(seed).uniform(0, side, (21, 2)) + (x, y)
     return Detection(np.concatenate([landmarks.min(axis=0), landmarks.max(axis=0)]), is_right, score, landmarks)
+
+
+def _side_px(hand):
+    return (hand.box_px[2:] - hand.box_px[:2]).max()
+
+
+def _distance(hand, landmarks_px):
+    return np.linalg.norm(hand.landmarks_px - landmarks_px, axis=-1).mean() / _side_px(hand)
 
 
 def test_no_hand_comes_twice():
@@ -68,113 +69,186 @@ def test_boxes_without_landmarks_are_merged_by_overlap():
     assert [found.score for found in merge_duplicates(detections)] == [0.8, 0.4]
 
 
-@pytest.mark.parametrize("shape", [(1, 600), (600, 1), (1, 1), (300, 200), (2500, 3000)])
+@pytest.mark.parametrize("shape", [(1, 600), (600, 1), (1, 1), (300, 200), (1500, 2000)])
 def test_pictures_without_hands(detector, capfd, shape):
     assert detector(np.full((*shape, 3), 120, np.uint8)) == []
     assert capfd.readouterr().err == ""
 
 
-def test_mediapipe_is_silent(capfd):
-    HandDetector(max_hands=1, is_video=True).close()
-    assert capfd.readouterr().err == ""
+def test_a_right_hand_is_called_right(detector):
+    """The first 40 % of the clip show a right hand alone, in a picture that is no mirror."""
+    video = cv2.VideoCapture(str(ASSETS / "demo_clip.mp4"))
+    count = int(0.4 * video.get(cv2.CAP_PROP_FRAME_COUNT))
+    sides = []
+    for index in range(0, count, 4):
+        video.set(cv2.CAP_PROP_POS_FRAMES, index)
+        sides += [hand.is_right for hand in detector(video.read()[1][..., ::-1])]
+    assert len(sides) >= count // 8 and np.mean(sides) >= 0.9
 
 
-def test_videos_need_times():
-    detector = HandDetector(max_hands=1, is_video=True)
+def test_a_flipped_picture_gives_the_other_side_mirrored(detector, clip_frames):
+    distances, sides = [], []
+    for frame in clip_frames:
+        plain, flipped = detector(frame), detector(frame[:, ::-1])
+        for hand in plain:
+            mirrored_px = hand.landmarks_px * (-1, 1) + (frame.shape[1] - 1, 0)
+            nearest = min(flipped, key=lambda other: _distance(other, mirrored_px), default=None)
+            if nearest is not None and _distance(nearest, mirrored_px) < 0.2:
+                distances.append(_distance(nearest, mirrored_px))
+                sides.append(hand.is_right != nearest.is_right)
+    assert len(sides) >= len(clip_frames) // 2, "hardly any hand was found in both"
+    assert np.mean(sides) >= 0.9 and np.median(distances) < 0.04
+
+
+def test_boxes_are_tight_and_in_pixels(detector, clip_frames):
+    found = [hand for frame in clip_frames for hand in detector(frame)]
+    height, width = clip_frames[0].shape[:2]
+    for hand in found:
+        assert np.allclose(hand.box_px, [*hand.landmarks_px.min(axis=0), *hand.landmarks_px.max(axis=0)])
+        assert 0.5 <= hand.score <= 1
+        assert hand.world_landmarks_m.shape == (21, 3) and 0.08 < np.linalg.norm(np.ptp(hand.world_landmarks_m, axis=0)) < 0.4
+    middles = np.array([hand.landmarks_px.mean(axis=0) for hand in found])
+    assert len(found) >= len(clip_frames) and (middles > 0).all() and (middles < (width, height)).all() and middles.max() > 2
+
+
+def test_world_landmarks_lie_in_the_pictures_axes(detector, clip_frames):
+    """In space, too, a hand points where it points in the picture: from wrist to middle knuckle."""
+    cosines = []
+    for frame in clip_frames:
+        for hand in detector(frame):
+            seen, in_space = (points[9] - points[0] for points in (hand.landmarks_px, hand.world_landmarks_m[:, :2]))
+            cosines.append(seen @ in_space / np.linalg.norm(seen) / np.linalg.norm(in_space))
+    assert np.median(cosines) > 0.95
+
+
+def test_the_camera_decides_how_regions_look_but_hardly_where_hands_are(detector, clip_frames):
+    height, width = clip_frames[0].shape[:2]
+    for frame in clip_frames[::4]:
+        wide = detector(frame, camera_from_fov(width, height, 100))
+        for hand in detector(frame, camera_from_fov(width, height, 30)):
+            assert min(_distance(other, hand.landmarks_px) for other in wide) < 0.05
+
+
+def test_no_more_hands_than_asked_for(clip_frames):
+    one = HandDetector(max_hands=1, threads=1)
+    counts = [len(one(frame)) for frame in clip_frames]
+    assert max(counts) == 1
+
+
+def test_presence_is_asked_for(detector, clip_frames):
+    strict = HandDetector(min_confidence=1.0, threads=1, landmarks=detector.landmarks)
+    assert strict.landmarks is detector.landmarks
+    assert all(strict(frame) == [] for frame in clip_frames[:3])
+
+
+def test_given_regions_are_looked_at_whatever_is_in_them(detector, clip_frames):
+    frame = clip_frames[0]
+    camera = camera_from_fov(frame.shape[1], frame.shape[0], 60)
+    palm = detector.find_palms(frame)[0]
+    nowhere = Palm(np.array([500.0, 20, 540, 60]), np.tile([[520.0, 60]], (7, 1)) - np.arange(7)[:, None] * (0, 5), 1.0)
+    regions = [region_from_palm(each.box_px, each.keypoints_px, camera) for each in (palm, nowhere)]
+    answer, crops = detector.look(frame, camera, regions)
+    assert answer.presence[0] > 0.5 > answer.presence[1]
+    assert len(crops) == 2 and crops[0].image.shape == (REGION_PX, REGION_PX, 3)
+
+
+def test_threads_may_share_it(detector, clip_frames):
+    expected = [detector(frame) for frame in clip_frames]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(detector, clip_frames))
+    for one, other in zip(expected, found, strict=True):
+        assert [hand.is_right for hand in one] == [hand.is_right for hand in other]
+        assert all(np.allclose(a.landmarks_px, b.landmarks_px, atol=0.01) for a, b in zip(one, other, strict=True))
+
+
+def test_no_code_of_mediapipe_runs():
+    code = """
+import sys
+import numpy as np
+from handmesh.detection import HandDetector
+HandDetector()(np.zeros((60, 80, 3), np.uint8))
+sys.exit(any(name.partition(".")[0] == "mediapipe" for name in sys.modules))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# What MediaPipe's own package says of the same pictures.
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    made = TasksDetector(max_hands=2)
+    yield made
+    made.close()
+
+
+@needs_mediapipe
+def test_hands_are_those_of_mediapipes_package(detector, tasks, clip_frames):
+    distances, sides, missed = [], [], 0
+    for frame in clip_frames:
+        ours = detector(frame)
+        for hand in tasks(frame):
+            nearest = min(ours, key=lambda other: _distance(hand, other.landmarks_px), default=None)
+            if nearest is None or _distance(hand, nearest.landmarks_px) > 0.5:
+                missed += 1
+                continue
+            distances.append(_distance(hand, nearest.landmarks_px))
+            sides.append(hand.is_right == nearest.is_right)
+    assert missed == 0 and np.mean(sides) > 0.95
+    assert np.median(distances) < 0.03
+
+
+@needs_mediapipe
+def test_landmarks_are_those_of_mediapipes_package_in_its_own_regions(tasks, clip_frames, monkeypatch):
+    """With its own sampling of the picture and its own regions, which have no perspective, nothing is left of the difference."""
+    monkeypatch.setattr("handmesh.detection.palm.letterbox", _tasks_letterbox)
+    detector = HandDetector(max_hands=2, threads=1)
+    distances = []
+    for frame in clip_frames:
+        looks = [_tasks_look(detector.landmarks, frame, palm) for palm in detector.find_palms(frame)]
+        distances += [min(_distance(hand, landmarks_px) for landmarks_px in looks) for hand in tasks(frame)]
+    assert len(distances) >= len(clip_frames) and np.median(distances) < 0.005 and np.max(distances) < 0.03
+
+
+def _tasks_letterbox(image):
+    """Bilinear samples, not averaged; the first column at 0 rather than half a cell further on."""
+    height, width = image.shape[:2]
+    step, side = max(height, width) / 192, 192
+    offset = (side - np.array([width, height]) / step) / 2
+    M = np.array([[step, 0, -offset[0] * step], [0, step, -offset[1] * step]])
+    square = cv2.warpAffine(image, M, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return Letterbox(square, np.full(2, 1 / step), offset)
+
+
+def _tasks_look(network: LandmarkNetwork, image, palm):
+    """(21, 2) landmarks seen in the turned square of the picture that MediaPipe's package cuts out for a palm."""
+    box, (wrist, middle) = palm.box_px + 0.5, palm.keypoints_px[[0, 2]] + 0.5
+    up = middle - wrist
+    angle = TASKS_TURN_RAD + np.arctan2(up[0], -up[1])
+    right, down = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    size = box[2:] - box[:2]
+    centre = (box[:2] + box[2:]) / 2 - 0.5 * size[1] * down
+    axes = np.stack([right, down], axis=1) * 2.6 * size.max() / REGION_PX
+    corner = centre - axes @ np.full(2, REGION_PX / 2)
+    M = np.concatenate([axes, corner[:, None]], axis=1)
+    region = cv2.warpAffine(image, M, (REGION_PX, REGION_PX), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return (network(region[None]).points_px[0, :, :2] + 0.5) @ axes.T + corner - 0.5
+
+
+@needs_mediapipe
+def test_mediapipes_package_is_silent_and_needs_times_of_videos(capfd):
+    detector = TasksDetector(max_hands=1, is_video=True)
     image = np.zeros((60, 80, 3), np.uint8)
     for time_s in (0.0, 0.0, 0.5, 0.2):  # MediaPipe itself refuses times that do not grow
         assert detector(image, time_s) == []
     with pytest.raises(ValueError, match="time_s"):
         detector(image)
     detector.close()
+    assert capfd.readouterr().err == ""
 
 
-def test_a_right_hand_is_called_right():
-    """The first 40 % of the clip show a right hand alone, in a picture that is no mirror."""
-    video = cv2.VideoCapture(str(ASSETS / "demo_clip.mp4"))
-    count = int(0.4 * video.get(cv2.CAP_PROP_FRAME_COUNT))
-    detector = HandDetector(max_hands=1, is_video=True)
-    sides = []
-    for index in range(0, count, 4):
-        video.set(cv2.CAP_PROP_POS_FRAMES, index)
-        image_rgb = cv2.cvtColor(video.read()[1], cv2.COLOR_BGR2RGB)
-        sides += [hand.is_right for hand in detector(image_rgb, index / 30)]
-    detector.close()
-    assert len(sides) >= count // 8 and np.mean(sides) >= 0.9
-
-
-def test_a_flipped_picture_gives_the_other_side_mirrored(detector, clip_frames):
-    differences_px, sides = [], []
-    for frame in clip_frames:
-        plain, flipped = detector(frame), detector(np.ascontiguousarray(frame[:, ::-1]))
-        for hand in plain:
-            mirrored_px = hand.landmarks_px * (-1, 1) + (frame.shape[1] - 1, 0)
-            distances = [np.linalg.norm(other.landmarks_px - mirrored_px, axis=-1).mean() for other in flipped]
-            if distances and min(distances) < 0.2 * (hand.box_px[2:] - hand.box_px[:2]).max():
-                differences_px.append(min(distances))
-                sides.append(hand.is_right != flipped[int(np.argmin(distances))].is_right)
-    assert len(sides) >= len(clip_frames) // 2, "hardly any hand was found in both"
-    assert np.mean(sides) >= 0.9
-    assert np.median(differences_px) < 4
-
-
-def test_boxes_are_tight_and_in_pixels(detector, clip_frames):
-    found = [hand for frame in clip_frames for hand in detector(frame)]
-    assert found
-    height, width = clip_frames[0].shape[:2]
-    for hand in found:
-        assert np.allclose(hand.box_px, [*hand.landmarks_px.min(axis=0), *hand.landmarks_px.max(axis=0)])
-        assert 0 < hand.score <= 1
-    middles = np.array([hand.landmarks_px.mean(axis=0) for hand in found])
-    assert (middles > 0).all() and (middles < (width, height)).all() and middles.max() > 2
-
-
-def test_the_model_is_a_zip_of_two_networks():
-    with zipfile.ZipFile(io.BytesIO(hand_landmarker_task())) as task:
-        assert set(task.namelist()) == {"hand_detector.tflite", "hand_landmarks_detector.tflite"}
-        assert all(entry.compress_type == zipfile.ZIP_STORED for entry in task.infolist())
-
-
-def test_a_model_in_the_cache_wins(tmp_path, monkeypatch):
-    monkeypatch.setenv("HANDMESH_CACHE", str(tmp_path))
-    with zipfile.ZipFile(tmp_path / "hand_landmarker.task", "w") as task:
-        task.writestr("hand_detector.tflite", "a")
-        task.writestr("hand_landmarks_detector.tflite", "b")
-    assert hand_landmarker_task() == (tmp_path / "hand_landmarker.task").read_bytes()
-    (tmp_path / "hand_landmarker.task").write_text("half a download")
-    with pytest.raises(UserError, match="delete it"):
-        hand_landmarker_task()
-
-
-def test_offline_says_what_to_download_and_where_to_put_it(tmp_path, monkeypatch, capsys):
-    def no_network(*_arguments, **_options):
-        raise URLError("no network")
-
-    monkeypatch.setenv("HANDMESH_CACHE", str(tmp_path))
-    monkeypatch.setattr(detection, "_task_from_wheel", lambda: None)
-    monkeypatch.setattr(urllib.request, "urlopen", no_network)
-    with pytest.raises(UserError) as error:
-        hand_landmarker_task()
-    assert detection.TASK_URL in str(error.value) and str(tmp_path / "hand_landmarker.task") in str(error.value)
+def test_without_mediapipes_package_the_comparison_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(UserError, match="pip install mediapipe") as error:
+        TasksDetector()
     assert "\n" not in str(error.value)
-
-
-def test_a_download_is_checked_and_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("HANDMESH_CACHE", str(tmp_path / "new"))
-    monkeypatch.setattr(detection, "_task_from_wheel", lambda: None)
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_arguments, **_options: io.BytesIO(b"something else"))
-    with pytest.raises(UserError, match="checksum"):
-        hand_landmarker_task()
-    assert not (tmp_path / "new").exists()
-    monkeypatch.setattr(detection, "TASK_SHA256", hashlib.sha256(b"something else").hexdigest())
-    assert hand_landmarker_task() == b"something else"
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["hand_landmarker.task"]
-
-
-def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("HANDMESH_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("HANDMESH_CACHE")
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "handmesh"

@@ -115,9 +115,7 @@ def test_mediapipes_hand_is_seen_where_its_landmarks_are(clip_frame, hand_model)
     assert predictions.vertices_m is None and predictions.topology is None
     assert predictions.found is not None and predictions.found.tolist() == [False, True, False]
 
-    detector = HandDetector(max_hands=1)
-    (detection,) = detector(clip_frame)
-    detector.close()
+    (detection,) = HandDetector(max_hands=1)(clip_frame, camera)
     assert detection.landmarks_px is not None and detection.world_landmarks_m is not None
     side_px = (detection.box_px[2:] - detection.box_px[:2]).max()
     found_m = predictions.joints_m[1]
@@ -132,11 +130,9 @@ def test_mediapipes_hand_is_seen_where_its_landmarks_are(clip_frame, hand_model)
 
 def test_world_landmarks_turned_in_depth_fit_worse(clip_frame):
     """z grows away from the camera, as here: the other sign does not fit the picture as well."""
-    detector = HandDetector(max_hands=1)
-    (detection,) = detector(clip_frame)
-    detector.close()
-    assert detection.landmarks_px is not None and detection.world_landmarks_m is not None
     camera = camera_from_fov(clip_frame.shape[1], clip_frame.shape[0], 60)
+    (detection,) = HandDetector(max_hands=1)(clip_frame, camera)
+    assert detection.landmarks_px is not None and detection.world_landmarks_m is not None
     rays = unproject(detection.landmarks_px, camera)
     errors_px = []
     for sign in (1, -1):

@@ -20,7 +20,7 @@ from handmesh.geometry.rotation import MIRROR_X, rotvec_to_rotmat
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.skinning import mirror_points, skin_at
 from handmesh.placement import place_hand
-from handmesh.records import Crop, Detection, HandParams
+from handmesh.records import Camera, Crop, Detection, HandParams
 from handmesh.runtime import NetworkInfo, Predictor
 from handmesh.skeleton import JOINTS, ROOT
 from handmesh.tracking import Track
@@ -227,12 +227,11 @@ def test_a_change_gets_the_true_keypoints_and_its_picture_is_seen(make_world):
 class FakeDetector:
     """Finds a wrong-sided, shifted hand in pictures of even index; deaf to odd ones."""
 
-    closed = 0
-
     def __init__(self, max_hands: int) -> None:
         assert max_hands == 1
 
-    def __call__(self, image: np.ndarray) -> list[Detection]:
+    def __call__(self, image: np.ndarray, camera: Camera) -> list[Detection]:
+        assert (camera.height, camera.width) == image.shape[:2]
         index = int(image[0, 0, 0])
         landmarks_px = self.landmarks_px(index)
         box_px = np.concatenate([landmarks_px.min(axis=0), landmarks_px.max(axis=0)])
@@ -242,16 +241,11 @@ class FakeDetector:
     def landmarks_px(index: int) -> np.ndarray:
         return np.random.default_rng(index).uniform((70, 50), (130, 110), (21, 2))
 
-    def close(self) -> None:
-        FakeDetector.closed += 1
-
 
 def test_the_detector_places_the_crop_and_the_data_says_the_side(make_world, monkeypatch):
     monkeypatch.setattr(predict_module, "HandDetector", FakeDetector)
-    FakeDetector.closed = 0
     world = make_world()
     predictions = predict(world.data, world, world.model, "detector")
-    assert FakeDetector.closed == 1
     assert predictions.found.tolist() == [False, True, True, False, True, True]
     assert _distance_m(predictions, world.data) < 1e-7
     centre = make_world()

@@ -19,6 +19,7 @@ from handmesh.geometry.camera import (
     weak_perspective_to_translation,
 )
 from handmesh.geometry.crop import (
+    bent_map,
     camera_to_crop,
     crop_box,
     crop_points,
@@ -254,6 +255,19 @@ def test_a_crop_is_what_the_virtual_camera_would_have_seen(name: str, size: int,
     assert mean_difference(crop.image, expected) < 1
     # Half a pixel would be seen.
     assert mean_difference(crop.image, photograph(crop.camera, cycles, crop.R_camera_crop.T, shift_px=0.5)) > 4
+
+
+@pytest.mark.parametrize("size", [224, 256, 700, 97])
+def test_a_bent_map_is_that_of_every_pixel(size: int) -> None:
+    # Strong for a webcam, and a crop that reaches to the rim.
+    camera = replace(SKEWED, distortion=(-0.25, 0.08, 0.002, -0.001))
+    crop_camera, R_camera_crop = look_at_box(np.array([350.0, 20.0, 620.0, 280.0]), camera, size)
+    pixels = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1)
+    expected = project(unproject(pixels, crop_camera) @ R_camera_crop.T, camera)
+    where = bent_map(crop_camera, R_camera_crop, camera)
+    inside = np.all((expected > 0) & (expected < (camera.width - 1, camera.height - 1)), axis=-1)
+    assert where.shape == (size, size, 2) and inside.mean() > 0.3
+    assert np.abs(where - expected)[inside].max() < 0.05 * 224 / size
 
 
 @pytest.mark.parametrize("distortion", [(), (-0.1, 0.02, 0.0, 0.0)])

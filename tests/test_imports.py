@@ -53,7 +53,7 @@ def test_import_loads_no_other_package() -> None:
 import sys
 before = set(sys.modules)
 import handmesh
-packages = {name.partition(".")[0] for name in set(sys.modules) - before}
+packages = {name.partition(".")[0] for name in set(sys.modules) - before if sys.modules[name]}
 print(*sorted(packages - sys.stdlib_module_names))
 """
     finished = run_python(code)

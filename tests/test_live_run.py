@@ -53,8 +53,9 @@ def _hand(model, index, track_id=0, is_right=True):
     joints = model.joints(vertices)
     T_camera_wrist = np.eye(4)
     T_camera_wrist[:3, 3] = joints[0]
-    params = HandParams(model.mean_rotmats(), np.linspace(-1, 1, 10), np.array([5.0, 0.01, -0.02]), 0.9, 2.5)
-    return Hand(vertices, joints, project(joints, CAMERA), T_camera_wrist, params, np.array([1.0, 2, 30, 40]), 0.75, is_right, track_id)
+    params = HandParams(model.mean_rotmats(), np.linspace(-1, 1, 10), np.array([5.0, 0.01, -0.02]), 0.9, 2.5, np.linspace(0.003, 0.012, 21))
+    points_px = project(joints, CAMERA)
+    return Hand(vertices, joints, points_px, points_px + 3, T_camera_wrist, params, np.array([1.0, 2, 30, 40]), 0.75, is_right, track_id)
 
 
 class _Source:
@@ -170,7 +171,9 @@ def test_a_stream_writes_every_kind(tmp_path, model):
     right, left = lines[3]["hands"]
     assert (right["track_id"], right["is_right"], left["track_id"], left["is_right"]) == (3, True, 4, False)
     assert np.abs(np.array(right["joints_m"]) - expected.joints_m).max() < 1e-5
-    assert np.abs(np.array(right["keypoints_px"]) - expected.keypoints_px).max() < 0.01
+    for name in ("keypoints_px", "landmarks_px"):
+        assert np.abs(np.array(right[name]) - getattr(expected, name)).max() < 0.01
+    assert expected.params.spread_m is not None and right["keypoint_spread_m"] == pytest.approx(expected.params.spread_m, abs=1e-5)
     assert np.allclose(right["T_camera_wrist"], expected.T_camera_wrist, atol=1e-6)
     assert np.allclose(right["params"]["rotmats"], expected.params.rotmats) and np.allclose(
         right["params"]["betas"], expected.params.betas, atol=1e-5
@@ -349,8 +352,6 @@ class _Recorder:
     [
         (["--web"], ["--web", "8080"]),
         (["--web", "9000"], ["--web", "9000"]),
-        (["--refine", "--web", "--loop"], ["--refine", "all", "--web", "8080", "--loop"]),
-        (["--refine", "nothing"], ["--refine", "nothing"]),
         (["--camera", "0"], ["--camera", "0"]),
     ],
 )

@@ -71,8 +71,19 @@ def test_a_message_has_all_that_there_is_to_say(tiny_hand_model, two_hands):
     for hand, sent in zip(two_hands, message["hands"], strict=True):
         assert (sent["track_id"], sent["side"]) == (hand.track_id, "right" if hand.is_right else "left")
         assert np.abs(np.array(sent["joints_m"]) - hand.joints_m).max() <= 1e-5
-        assert np.abs(np.array(sent["keypoints_px"]) - hand.keypoints_px).max() <= 0.01
+        for name in ("keypoints_px", "landmarks_px"):
+            assert np.abs(np.array(sent[name]) - getattr(hand, name)).max() <= 0.01
+        assert sent["keypoint_spread_m"] is None
         assert sent["wrist"]["position_m"] == pytest.approx(sent["joints_m"][WRIST], abs=1e-9)
+
+
+def test_spreads_are_those_of_the_true_size(tiny_hand_model, two_hands):
+    spread_m = np.linspace(0.002, 0.01, 21)
+    hands = [
+        replace(hand, vertices_m=1.5 * hand.vertices_m, scale=1.5, params=replace(hand.params, spread_m=spread_m)) for hand in two_hands
+    ]
+    for sent in json.loads(shot_to_texts(_shot(hands), tiny_hand_model)[0])["hands"]:
+        assert sent["keypoint_spread_m"] == pytest.approx(1.5 * spread_m, abs=1e-5)
 
 
 def test_every_key_is_documented(tiny_hand_model, two_hands):

@@ -40,13 +40,12 @@ def _seen_by(camera: Camera, picture: np.ndarray) -> np.ndarray:
 
 def _hands(hand_model, picture, taken_by, camera, poses, hand_length_mm=None):
     """Right hand and left hand as estimated for `camera`, found where they are in what `taken_by` took."""
-    # The landmarks are the joints themselves, which is not where the detector puts them: nothing to refine by.
     detections = []
     for pose in poses:
         landmarks_px = project(true_joints_m(hand_model, pose), taken_by)
         box_px = np.concatenate([landmarks_px.min(axis=0), landmarks_px.max(axis=0)])
         detections.append(Detection(box_px=box_px, score=1.0, is_right=pose.is_right, landmarks_px=landmarks_px))
-    with HandMeshEstimator(hand_model=hand_model, hand_length_mm=hand_length_mm, refine="nothing") as estimator:
+    with HandMeshEstimator(hand_model=hand_model, hand_length_mm=hand_length_mm) as estimator:
         hands = {hand.is_right: hand for hand in estimator(picture, camera, detections)}
     return hands[True], hands[False]
 

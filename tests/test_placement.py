@@ -9,9 +9,10 @@ from handmesh.geometry.camera import camera_from_fov, project, unproject
 from handmesh.geometry.crop import look_at_points
 from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import load_hand_model
-from handmesh.placement import params_to_pose, place_hand, pose_hand
+from handmesh.hand_model.landmarks import LANDMARK_OFFSETS_M
+from handmesh.placement import params_to_points, params_to_pose, place_hand, pose_hand
 from handmesh.records import Camera, Crop, Detection, HandParams
-from handmesh.skeleton import JOINTS, ROOT, WRIST
+from handmesh.skeleton import JOINTS, MANO_JOINTS, MANO_PARENTS, ROOT, WRIST
 from handmesh.tracking import Track
 
 CAMERAS = [camera_from_fov(640, 480, 65), Camera(500, 620, 280.5, 260, 640, 480, (0.1, -0.05, 0.001, 0.002))]
@@ -60,6 +61,38 @@ def test_a_larger_hand_farther_away_looks_the_same(model, is_right):
         assert np.allclose(getattr(large, name), 1.25 * getattr(plain, name))
     assert np.allclose(large.T_camera_wrist[:3, 3], 1.25 * plain.T_camera_wrist[:3, 3])
     assert np.allclose(large.T_camera_wrist[:3, :3], plain.T_camera_wrist[:3, :3])
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+@pytest.mark.parametrize("is_right", [True, False])
+def test_landmarks_are_a_function_of_the_returned_hand_alone(model, camera, is_right):
+    params, crop, track = _world(camera, is_right, seed=3)
+    hand = pose_hand(model, params_to_pose(params, crop), params, crop, camera, track, scale=1.25)
+    # Of the right-hand model: a left hand is its mirror image.
+    mirror = np.diag([1.0 if is_right else -1.0, 1.0, 1.0])
+    world = [mirror @ hand.T_camera_wrist[:3, :3] @ mirror]
+    for joint in range(1, 16):
+        world.append(world[MANO_PARENTS[joint]] @ hand.params.rotmats[joint])
+    carriers = [MANO_JOINTS.index(name if name in MANO_JOINTS else name.replace("tip", last(name))) for name in JOINTS]
+    moved_m = [
+        joint_m + hand.scale * mirror @ world[carrier] @ offset_m
+        for joint_m, carrier, offset_m in zip(hand.joints_m, carriers, LANDMARK_OFFSETS_M, strict=True)
+    ]
+    assert np.abs(project(np.array(moved_m), camera) - hand.landmarks_px).max() < 0.01
+    assert np.linalg.norm(hand.landmarks_px - hand.keypoints_px, axis=1).max() > 1
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_points_without_a_mesh_are_the_hands(model, is_right):
+    params, crop, track = _world(CAMERAS[1], is_right, seed=5)
+    hand = place_hand(model, params, crop, CAMERAS[1], track)
+    for of in (model, model.for_joints):
+        keypoints_px, landmarks_px = params_to_points(of, params, crop, CAMERAS[1])
+        assert np.allclose(keypoints_px, hand.keypoints_px, atol=1e-6) and np.allclose(landmarks_px, hand.landmarks_px, atol=1e-6)
+
+
+def last(tip: str) -> str:
+    return "ip" if tip.startswith("thumb") else "dip"
 
 
 def test_lengths_and_extents_are_those_of_the_flat_hand(model):

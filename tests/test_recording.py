@@ -19,6 +19,7 @@ from handmesh.errors import UserError
 from handmesh.geometry.camera import project
 from handmesh.geometry.rotation import mirror_rotmat, rotvec_to_rotmat
 from handmesh.hand_model import HandModel
+from handmesh.hand_model.landmarks import landmarks_m
 from handmesh.hand_model.meshfile import save_meshes
 from handmesh.hand_model.skinning import mirror_points, skin
 from handmesh.live.convert_command import ConvertCommand, run_convert, write_animation
@@ -64,7 +65,9 @@ def posed(hand: Hand, model: HandModel, rng: np.random.Generator) -> Hand:
     joints_m = model.joints(vertices_m)
     rotmats[0] = rotvec_to_rotmat(rng.normal(size=3))
     params = replace(hand.params, rotmats=rotmats, betas=betas, camera=np.array([5.0, 0.1, -0.2]), presence=0.9, right_logit=2.5)
-    return replace(hand, vertices_m=vertices_m, joints_m=joints_m, keypoints_px=project(joints_m, CAMERA), params=params, score=0.75)
+    landmarks_px = project(landmarks_m(joints_m, R_camera_wrist, rotmats, hand.is_right), CAMERA)
+    points = {"joints_m": joints_m, "keypoints_px": project(joints_m, CAMERA), "landmarks_px": landmarks_px}
+    return replace(hand, vertices_m=vertices_m, **points, params=params, score=0.75)
 
 
 def scaled(hand: Hand, scale: float) -> Hand:
@@ -109,6 +112,7 @@ def test_every_hand_comes_back(recorded: Path, shots: list[Shot], hand_model: Ha
             assert error_mm < 2e-3, f"the mesh is {error_mm:.2g} mm off"
             assert max_mm(found.joints_m, hand.joints_m) < 0.01
             np.testing.assert_allclose(found.keypoints_px, hand.keypoints_px, atol=0.006)
+            np.testing.assert_allclose(found.landmarks_px, hand.landmarks_px, atol=0.01 * hand.scale)
             np.testing.assert_allclose(found.box_px, hand.box_px, atol=0.006)
             for name in ("rotmats", "betas", "camera", "presence", "right_logit"):
                 np.testing.assert_allclose(getattr(found.params, name), getattr(hand.params, name), atol=1e-4)

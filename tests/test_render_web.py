@@ -42,7 +42,8 @@ def _hand(model, track_id: int = 0, is_right: bool = True, x_m: float = 0.0) -> 
     vertices_m = skin(model, rotmats, np.zeros(10, np.float32)) * ((1, 1, 1) if is_right else (-1, 1, 1)) + (x_m, 0.0, 0.45)
     joints_m = model.joints(vertices_m)
     params = HandParams(rotmats, np.zeros(10), np.array([7.0, 0, 0]), 0.9, 2.0)
-    return Hand(vertices_m, joints_m, project(joints_m, CAMERA), np.eye(4), params, np.zeros(4), 0.9, is_right, track_id)
+    points_px = project(joints_m, CAMERA)
+    return Hand(vertices_m, joints_m, points_px, points_px, np.eye(4), params, np.zeros(4), 0.9, is_right, track_id)
 
 
 def _free_port() -> int:

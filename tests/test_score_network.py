@@ -14,10 +14,10 @@ import pytest
 from handmesh.cli import guard
 from handmesh.errors import UserError
 from handmesh.geometry.camera import translation_to_weak_perspective
-from handmesh.geometry.crop import camera_to_crop, crop_box
+from handmesh.geometry.crop import camera_to_crop
 from handmesh.geometry.rotation import MIRROR_X, rotvec_to_rotmat
 from handmesh.hand_model.skinning import mirror_points, skin
-from handmesh.records import Detection, Hand, HandParams
+from handmesh.records import Hand, HandParams
 from handmesh.runtime import DEFAULT_MODEL
 from handmesh.skeleton import ROOT
 from handmesh.synthetic.manifest import FREIHAND
@@ -158,7 +158,7 @@ def test_keypoints_are_measured_in_boxes(tools, hand_model):
     params = HandParams(label["rotmats"], label["betas"], np.array([1.0, 0, 0]), 1.0, 1.0)
     box_px = np.ptp(label["keypoints_px"], axis=0).max()
     keypoints_px = label["keypoints_px"] + np.array([0.06, -0.08]) * box_px
-    hand = Hand(vertices_m, joints_m, keypoints_px, np.eye(4), params, np.zeros(4), 1.0, True)
+    hand = Hand(vertices_m, joints_m, keypoints_px, keypoints_px, np.eye(4), params, np.zeros(4), 1.0, True)
     row = np.array(tools.network.score_hand(hand_model, hand, label, False, -1.0), tools.network.SCORE_DTYPE)
     assert row["keypoints_share"] == pytest.approx(0.1, rel=1e-4) and row["mpjpe_mm"] == pytest.approx(0, abs=1e-3)
 
@@ -259,39 +259,6 @@ def made_video(path, frames=3):
         writer.write(MadePictures([]).image(index))
     writer.release()
     return path
-
-
-def test_video_distance_is_over_the_box(tools, hand_model, tmp_path, monkeypatch):
-    label = made_labels(hand_model, [1])[0]
-    # The picture's camera is assumed from its size there.
-    camera = tools.video._camera_of(np.zeros((SIZE, SIZE, 3)))
-    joints_m = tools.network.true_hand(hand_model, label, False)[1].astype(np.float64)
-    keypoints_px = joints_m[:, :2] / joints_m[:, 2:] * camera.fx + (SIZE - 1) / 2
-    box_px = np.concatenate([keypoints_px.min(axis=0), keypoints_px.max(axis=0)])
-    side_px = (box_px[2:] - box_px[:2]).max()
-
-    class Detector:
-        """Landmarks off by a twentieth of the box; no hand in the second frame."""
-
-        def __init__(self, max_hands, is_video=False):
-            self._frame = -1
-
-        def __call__(self, image, time_s):
-            self._frame += 1
-            return [] if self._frame == 1 else [Detection(box_px, True, 1.0, keypoints_px + (0.05 * side_px, 0))]
-
-        def close(self):
-            pass
-
-    def network(crops):
-        crop = crop_box(box_px, np.zeros((SIZE, SIZE, 3), np.uint8), camera, 64)
-        return [seen_params(label, False, crop, presence=0.9)]
-
-    network.info = SimpleNamespace(input_size_px=64)
-    monkeypatch.setattr(tools.video, "HandDetector", Detector)
-    scores = tools.video.measure_video(made_video(tmp_path / "made.mp4"), hand_model, network)
-    assert (scores.frames, scores.found) == (3, 2) and scores.presence_share == scores.side_share == 1.0
-    assert scores.median == pytest.approx(0.05, abs=1e-4) and scores.percentile_95 == pytest.approx(0.05, abs=1e-4)
 
 
 def test_no_video_and_no_such_frame_are_said(tools, hand_model, tmp_path):

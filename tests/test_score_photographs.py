@@ -14,9 +14,10 @@ from generated_shards import GeneratedShards
 from handmesh.errors import UserError
 from handmesh.geometry.camera import camera_from_focal, project, translation_to_weak_perspective
 from handmesh.geometry.crop import camera_to_crop, crop_points
+from handmesh.hand_model.landmarks import landmarks_m
+from handmesh.hand_model.skinning import skin
 from handmesh.photographs import LABEL_DTYPE, TRAINING, VALIDATION, Origin, PhotographReader, write_photographs
 from handmesh.records import HandParams
-from handmesh.refine import LANDMARK_OFFSETS_M, KeypointModel
 from handmesh.runtime import DEFAULT_MODEL
 from handmesh.skeleton import ROOT
 
@@ -34,8 +35,10 @@ def made(tmp_path, hand_model):
     labels["origin"] = np.arange(COUNT) % 2
     camera = camera_from_focal(STORED_PX, STORED_PX, 3.0 * STORED_PX)
     for index in np.flatnonzero(truth["presence"] != 0):
-        points_m = [KeypointModel.of(hand_model, offsets).keypoints(*posed(truth[index])) for offsets in (None, LANDMARK_OFFSETS_M)]
-        labels["landmarks_px"][index] = project(points_m[1] - points_m[0][ROOT] + truth["root_m"][index], camera)
+        rotmats, betas = posed(truth[index])
+        joints_m = hand_model.joints(skin(hand_model, rotmats, betas))
+        joints_m = joints_m - joints_m[ROOT] + truth["root_m"][index]
+        labels["landmarks_px"][index] = project(landmarks_m(joints_m, rotmats[0], rotmats, is_right=True), camera)
         labels["focal_px"][index], labels["presence"][index], labels["has_side"][index] = camera.fx, 1, True
     write_photographs(tmp_path, shards.images(np.arange(COUNT)), labels, [Origin("a", "MIT"), Origin("b", "MIT")])
     return PhotographReader(tmp_path), truth

@@ -18,8 +18,8 @@ from handmesh.errors import UserError
 from handmesh.geometry.camera import camera_from_focal
 from handmesh.geometry.crop import CROP_PADDING, look_at_points, take_crop
 from handmesh.hand_model import HandModel
+from handmesh.hand_model.landmarks import landmarks_m
 from handmesh.photographs import LABEL_DTYPE, MANIFEST, PADDING, TRAINING, VALIDATION, Origin, PhotographReader, write_photographs
-from handmesh.refine import LANDMARK_OFFSETS_M, KeypointModel
 from handmesh.training.augment import augment, augment_sources
 from handmesh.training.command import AugmentConfig, DataConfig, LossWeights, SourceConfig
 from handmesh.training.data import Batch, TrainingData, deal_draws, open_data
@@ -326,13 +326,13 @@ def posed(hand_model) -> tuple[Batch, Prediction]:
     return replace(full, **flags, keypoints_px=landmarks_px, landmark_weight=torch.ones(len(full))), truth
 
 
-def test_landmarks_are_where_the_runtimes_keypoint_model_has_them(hand_model, posed):
+def test_landmarks_are_where_the_runtime_has_them(hand_model, posed):
     batch, _ = posed
     joints_m = HandLayer(hand_model).joints(HandLayer(hand_model)(batch.rotmats, batch.betas))
     moved_m = HandLayer(hand_model).landmarks(joints_m, batch.rotmats)
-    model = KeypointModel.of(hand_model, LANDMARK_OFFSETS_M)
     for row in range(len(batch)):
-        expected_m = model.keypoints(batch.rotmats[row].double().numpy(), batch.betas[row].double().numpy())
+        rotmats = batch.rotmats[row].double().numpy()
+        expected_m = landmarks_m(joints_m[row].double().numpy(), rotmats[0], rotmats, is_right=True)
         assert np.abs(moved_m[row].numpy() - expected_m).max() < 1e-6
     assert (moved_m - joints_m).norm(dim=-1).max() > 0.01
 

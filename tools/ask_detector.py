@@ -1,4 +1,4 @@
-"""Whether MediaPipe believes a set of rendered pictures: how often it finds the hand, and how near its landmarks are to the labels.
+"""Whether MediaPipe's networks believe a set of rendered pictures: how often they find the hand, how near their landmarks are to labels.
 
     python tools/ask_detector.py SET [--confidence 0.3] [--every N] [--pad SHARE] [--worst worst.png]
 

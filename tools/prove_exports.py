@@ -16,7 +16,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import openvino
 import torch
 from torch import nn
 
@@ -72,6 +71,9 @@ def lively_net(variant: str, model: HandModel, size_px: int) -> HandNet:
 
 def prove(variant: str, model: HandModel, size_px: int) -> list[str]:
     """The cells of one variant's row."""
+    # After handmesh, which switches its usage reports off.
+    import openvino
+
     net = lively_net(variant, model, size_px)
     form = fuse_and_compare(net, model, noise_pictures(size_px, PARITY_PICTURES))
     vertices_m = form.reference_m

@@ -1,6 +1,6 @@
-"""What an exported network scores on rendered sets and on a video: through the runtime, one look at each picture, 32 bits.
+"""What an exported network scores on rendered sets and photographs, and how still it is: one look at each image, 32 bits.
 
-    python tools/score_network.py NET.onnx [--set DIR ...] [--every N] [--photographs DIR] [--video VIDEO] [--jitter VIDEO [--frame N]]
+    python tools/score_network.py NET.onnx [--set DIR ...] [--every N] [--photographs DIR] [--jitter VIDEO [--frame N]]
         [--json FILE] [--card docs/model_card.md]
 
 A set is one of handmesh-synth in FreiHAND's layout. Crops are those of run time around the labels' keypoints, mirrored where the label
@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import track
 from score_photographs import CHECKED, photograph_table, read_checked, score_photographs, summary
 from score_tables import TextTable, split_at_marks, to_markdown, to_rich, write_between_marks
-from score_video import JitterScores, VideoScores, measure_jitter, measure_video
+from score_video import JitterScores, measure_jitter
 
 from handmesh.cli import guard
 from handmesh.errors import UserError
@@ -306,20 +306,10 @@ def _cell(mean: Mean, factor: float, digits: int, with_interval: bool = True) ->
     return f"{text} ± {factor * mean.half_width:.{digits}f}" if with_interval and not math.isnan(mean.half_width) else text
 
 
-def video_table(video: VideoScores | None, jitter: JitterScores | None) -> TextTable:
-    """What was measured on videos."""
-    rows = []
-    if video is not None:
-        rows += [
-            ("frames, and those with a detection", f"{video.frames}, {video.found}"),
-            ("distance to MediaPipe's landmarks over the box, median", f"{video.median:.4f}"),
-            ("... 95th percentile", f"{video.percentile_95:.4f}"),
-            ("presence above one half in", f"{video.presence_share:.1%}"),
-            ("side as the detector says in", f"{video.side_share:.1%}"),
-        ]
-    if jitter is not None:
-        rows.append((f"jitter, RMS of {jitter.draws} draws of noise of {jitter.noise_sd:g}/255", f"{jitter.rms_mm:.3f} mm"))
-    return TextTable("Video, the network alone", ("", "value"), tuple(rows))
+def jitter_table(jitter: JitterScores) -> TextTable:
+    """What was measured on one frame of a video."""
+    row = (f"jitter, RMS of {jitter.draws} draws of noise of {jitter.noise_sd:g}/255", f"{jitter.rms_mm:.3f} mm")
+    return TextTable("One frame of a video", ("", "value"), (row,))
 
 
 def caption_of(path: Path, predictor: Predictor, every: int) -> str:
@@ -381,7 +371,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--set", dest="sets", type=Path, action="append", default=[], help="a set in FreiHAND's layout; may be repeated")
     parser.add_argument("--every", type=int, default=1, help="look at every n-th picture of the sets")
     parser.add_argument("--photographs", type=Path, help="what pack_photographs.py wrote; its validation split is looked at")
-    parser.add_argument("--video", type=Path, help="compare with MediaPipe on every frame")
     parser.add_argument("--jitter", type=Path, help="a video, of one frame of which noisy copies are compared")
     parser.add_argument("--frame", type=int, default=0, help="number of that frame")
     parser.add_argument("--hand-model", default="open", help="'open', 'mano' or an .npz: the one that the network was trained for")
@@ -389,8 +378,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", type=Path, help="write all numbers here")
     parser.add_argument("--card", type=Path, help="write the tables into this markdown file, between its marks")
     arguments = parser.parse_args(argv)
-    if not (arguments.sets or arguments.photographs or arguments.video or arguments.jitter):
-        raise UserError("expected something to look at, got none; give --set, --photographs, --video or --jitter")
+    if not (arguments.sets or arguments.photographs or arguments.jitter):
+        raise UserError("expected something to look at, got none; give --set, --photographs or --jitter")
     if arguments.every < 1 or arguments.frame < 0:
         raise UserError(f"expected --every from 1 and --frame from 0 on, got {arguments.every} and {arguments.frame}; leave them out")
     if arguments.card:
@@ -404,12 +393,11 @@ def main(argv: Sequence[str]) -> None:
     reader = PhotographReader(arguments.photographs) if arguments.photographs else None
     every_set = [score_set(pictures, name, model, predictor, arguments.every) for name, pictures in opened]
     photographs = score_photographs(reader, model, predictor, read_checked(CHECKED)) if reader else None
-    video = measure_video(arguments.video, model, predictor) if arguments.video else None
     jitter = measure_jitter(arguments.jitter, arguments.frame, model, predictor) if arguments.jitter else None
 
     tables = [summary_table(every_set), *map(group_table, every_set)] if every_set else []
     tables += [photograph_table(photographs)] if photographs else []
-    tables += [video_table(video, jitter)] if video or jitter else []
+    tables += [jitter_table(jitter)] if jitter else []
     # Wide enough for the widest table, also where the output goes into a file.
     console, caption = Console(width=190), caption_of(arguments.network, predictor, arguments.every)
     console.print(caption)
@@ -418,7 +406,6 @@ def main(argv: Sequence[str]) -> None:
     if arguments.json:
         extras = {
             "photographs": photographs and summary(photographs),
-            "video": video and asdict(video),
             "jitter": jitter and asdict(jitter),
         }
         with replacing(arguments.json) as temporary:

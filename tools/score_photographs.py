@@ -11,13 +11,12 @@ from rich.progress import track
 from score_tables import TextTable
 
 from handmesh.errors import UserError, one_line
-from handmesh.geometry.camera import camera_from_focal, project
+from handmesh.geometry.camera import camera_from_focal
 from handmesh.geometry.crop import CROP_PADDING, crop_box, crop_points, mirror_picture
 from handmesh.hand_model import HandModel
 from handmesh.photographs import FOCAL_OVER_SIZE, VALIDATION, PhotographReader
-from handmesh.placement import params_to_pose, place_hand
+from handmesh.placement import place_hand
 from handmesh.records import Detection
-from handmesh.refine import LANDMARK_OFFSETS_M, KeypointModel
 from handmesh.runtime import Predictor
 from handmesh.tracking import Track
 
@@ -31,7 +30,7 @@ class PhotographScores:
     Attributes:
         origins: (N,) names of their origins.
         is_checked: (N,) bool: a person looked at the landmarks and the side and found them right.
-        moved: (N,) mean distance of the keypoints, moved by `LANDMARK_OFFSETS_M`, to the landmarks, over the larger side of their box.
+        moved: (N,) mean distance of `Hand.landmarks_px` to the landmarks, over the larger side of their box.
         plain: (N,) that of the keypoints as they are.
         side_hit: (N,) fraction of the image and its mirror image whose side is told.
         present_hit: (N,) whether a hand is seen.
@@ -70,7 +69,6 @@ def score_photographs(reader: PhotographReader, model: HandModel, predictor: Pre
         UserError: no hand to validate with.
     """
     size_px, stored_px = predictor.info.input_size_px, reader.size_px
-    plain_model, moved_model = KeypointModel.of(model), KeypointModel.of(model, LANDMARK_OFFSETS_M)
     rows, absent_hit = [], []
     for index in track(reader.of_split(VALIDATION), "photographs"):
         label, image = reader.labels[index], reader.images(np.array([index]))[0]
@@ -85,8 +83,7 @@ def score_photographs(reader: PhotographReader, model: HandModel, predictor: Pre
         crop = crop_points(landmarks_px, image, camera, size_px)
         params, flipped = predictor(np.stack([crop.image, mirror_picture(crop.image)]))
         box_px = np.concatenate([landmarks_px.min(axis=0), landmarks_px.max(axis=0)])
-        hand, pose = place_hand(model, params, crop, camera, Track(0, Detection(box_px, True, 1.0), 0.0, 0.0)), params_to_pose(params, crop)
-        displaced_m = moved_model.keypoints(pose.rotmats, pose.betas) - plain_model.keypoints(pose.rotmats, pose.betas)
+        hand = place_hand(model, params, crop, camera, Track(0, Detection(box_px, True, 1.0), 0.0, 0.0))
 
         def distance(points_px: np.ndarray, landmarks_px: np.ndarray = landmarks_px) -> float:
             return float(np.linalg.norm(points_px - landmarks_px, axis=1).mean() / np.ptp(landmarks_px, axis=0).max())
@@ -95,7 +92,7 @@ def score_photographs(reader: PhotographReader, model: HandModel, predictor: Pre
             (
                 reader.origins[label["origin"]].name,
                 label["file"].decode() in checked,
-                distance(project(hand.joints_m + displaced_m, camera)),
+                distance(hand.landmarks_px),
                 distance(hand.keypoints_px),
                 ((params.right_logit > 0) + (flipped.right_logit < 0)) / 2,
                 float(params.presence > 0.5),

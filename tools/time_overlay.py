@@ -35,7 +35,8 @@ def upright_hand(side_px: float) -> Hand:
     extent_m = np.ptp(vertices_m[:, :2], axis=0).max()
     vertices_m = vertices_m - vertices_m.mean(axis=0) + (0, 0, CAMERA.fx * extent_m / side_px)
     joints_m = model.joints(vertices_m)
-    return Hand(vertices_m, joints_m, project(joints_m, CAMERA), np.eye(4), params, np.zeros(4), 1.0, True)
+    points_px = project(joints_m, CAMERA)
+    return Hand(vertices_m, joints_m, points_px, points_px, np.eye(4), params, np.zeros(4), 1.0, True)
 
 
 def cast_overlay(image_rgb: np.ndarray, hands: Sequence[Hand], hand_model: HandModel) -> None:

@@ -42,7 +42,7 @@ class Pass:
         times: of the stages. In the loop they overlap.
         latency: from a frame read to its result, by name of the result.
         keypoints_px: of each frame, (21, 2) for each hand seen.
-        detections: of each frame, what MediaPipe saw; None where it was not asked every time.
+        detections: of each frame, what MediaPipe's networks saw; None where it was not asked every time.
         megapixels: of all frames together.
     """
 
@@ -100,23 +100,22 @@ class Detector(Protocol):
 
 
 class DetectorEveryFrame:
-    """The estimator with MediaPipe asked in each frame: crops come from its landmarks, nothing from the mesh before.
+    """The estimator with the detector asked in each frame: crops come from its landmarks, nothing from the mesh before.
 
     Args:
         estimator: a `HandMeshEstimator`; not closed here.
-        open_detector: opens one for a video.
+        detector: (image_rgb, camera) -> its hands; `detection.HandDetector` is one.
 
     Attributes:
         detections: of each frame since the last `reset`.
     """
 
-    def __init__(self, estimator: Any, open_detector: Callable[[], Detector]) -> None:
+    def __init__(self, estimator: Any, detector: Callable[[np.ndarray, Camera | None], list[Detection]]) -> None:
         self.hand_model: HandModel = estimator.hand_model
         self.times: StageTimes = estimator.times
         self.detections: list[tuple[Detection, ...]] = []
         self._estimator = estimator
-        self._open_detector = open_detector
-        self._detector = open_detector()
+        self._detector = detector
 
     def __call__(self, image_rgb: np.ndarray, camera: Camera | None = None) -> list[Hand]:
         """The hands of one picture."""
@@ -125,19 +124,13 @@ class DetectorEveryFrame:
     def track(self, image_rgb: np.ndarray, time_s: float, camera: Camera | None = None) -> list[Hand]:
         """The hands of the next frame."""
         with self.times.stage("detect"):
-            detections = self._detector(image_rgb, time_s)
+            detections = self._detector(image_rgb, camera)
         self.detections.append(tuple(detections))
         return self._estimator(image_rgb, camera, detections)
 
     def reset(self) -> None:
-        """Start another video; MediaPipe, too, follows hands of its own."""
-        self.close()
-        self._detector = self._open_detector()
+        """Start another video."""
         self.detections = []
-
-    def close(self) -> None:
-        """Close the detector."""
-        self._detector.close()
 
 
 class BesideMirror:

@@ -17,6 +17,7 @@ from handmesh.bench.records import Report, check_counts, flag_of, print_report
 from handmesh.config import config_to_dict
 from handmesh.errors import UserError
 from handmesh.hand_model.assets import ASSETS
+from handmesh.head import Answer, LandmarkChoice
 from handmesh.runtime import Precision, Runtime
 
 if TYPE_CHECKING:
@@ -44,7 +45,13 @@ class _NetworkFlags:
     runtime: Runtime = "openvino"
     """What runs the network."""
     precision: Precision | None = None
-    """Arithmetic of the network; by default what its file says."""
+    """Arithmetic of the networks; by default what the hand network's file says."""
+    landmarks: LandmarkChoice | None = None
+    """Landmark network, as for handmesh-demo: full, lite or off."""
+    answer: Answer = "head"
+    """Whose answer, as for handmesh-demo."""
+    head: Path | None = None
+    """Head from handmesh-train configs/head.yaml; without it, the one that comes with the package."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class LoopCommand(_NetworkFlags):
     max_hands: tuple[int, ...] = (1,)
     """Most hands to look for. Several, like "1 2", run in turn and are compared."""
     against: tuple[Literal["mediapipe", "detector-every-frame", "as-seen"], ...] = ()
-    """What has its turns in the same run: MediaPipe's landmarks alone, read ahead by a thread as ours and with nothing drawn; the loop
+    """What has its turns in the same run: MediaPipe's own package alone, read ahead by a thread as ours and with nothing drawn; the loop
     with the detector and two looks in every frame, as pictures have them; or the loop that shows each frame's hands as seen, neither
     smoothed nor with a held shape. Each gives a ratio of frames/s, the first two the distance of our keypoints to MediaPipe's landmarks."""
     threads: int = 0
@@ -262,18 +269,18 @@ def run_startup(command: StartupCommand) -> Report:
 
 def _contender(name: str, max_hands: int, command: LoopCommand, stack: ExitStack) -> Contender:
     from handmesh.bench.loop import Contender, DetectorEveryFrame, run_mediapipe, run_through_loop
+    from handmesh.bench.tasks import TasksDetector
     from handmesh.detection import HandDetector
+    from handmesh.live.command import network_threads
 
-    open_detector = partial(HandDetector, max_hands, is_video=True)
     if name == "mediapipe":
-        return Contender(name, max_hands, lambda source: run_mediapipe(source, open_detector()))
+        return Contender(name, max_hands, lambda source: run_mediapipe(source, TasksDetector(max_hands, is_video=True)))
     estimator = stack.enter_context(_estimator(command, max_hands))
     if name == "as-seen":
         estimator.smooth = None
     artist = _artist()
     if name == "detector-every-frame":
-        asking = DetectorEveryFrame(estimator, open_detector)
-        stack.callback(asking.close)
+        asking = DetectorEveryFrame(estimator, HandDetector(max_hands, threads=command.threads or network_threads(is_stream=True)))
         return Contender(name, max_hands, lambda source: run_through_loop(source, asking, artist))
     return Contender(name, max_hands, lambda source: run_through_loop(source, estimator, artist))
 
@@ -285,15 +292,16 @@ def _estimator(command: LoopCommand | FolderCommand, max_hands: int) -> HandMesh
     estimator = HandMeshEstimator(
         command.model,
         command.hand_model,
+        landmarks=command.landmarks,
+        answer=command.answer,
+        head=command.head,
         runtime=command.runtime,
         precision=command.precision,
         max_hands=max_hands,
         threads=command.threads or network_threads(is_stream=isinstance(command, LoopCommand)),
         is_live=isinstance(command, LoopCommand) and command.paced,
-        # Distances to the detector are no measure of what it was pulled to.
-        refine="nothing" if isinstance(command, LoopCommand) else "pictures",
     )
-    estimator.prepare()
+    estimator.prepare(isinstance(command, LoopCommand))
     return estimator
 
 
@@ -317,6 +325,9 @@ def _demo_command(command: StartupCommand, picture: Path, output: Path) -> list[
         "--hand-model": command.hand_model,
         "--runtime": command.runtime,
         "--precision": command.precision,
+        "--landmarks": command.landmarks,
+        "--answer": command.answer,
+        "--head": command.head,
     }
     given = [str(word) for flag, value in flags.items() if value is not None for word in (flag, value)]
     return python_command("from handmesh.cli import demo; demo()", *given, "--no-window", "--profile")

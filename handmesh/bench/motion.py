@@ -14,7 +14,7 @@ from handmesh.hand_model import HandModel
 from handmesh.records import Hand
 from handmesh.skeleton import ROOT
 from handmesh.synthetic.clip import CLIP_FOV_DEG, Pose, script_frames, true_joints_m
-from handmesh.synthetic.scripts import crossing_hands, leaving_hand, still_hand, sweeping_hand
+from handmesh.synthetic.scripts import crossing_hands, entering_hand, leaving_hand, still_hand, sweeping_hand
 from handmesh.synthetic.surface import HandSurface
 
 FPS = 30.0
@@ -26,11 +26,15 @@ SPEED_M_S = 1.0
 STILL_POSES = ("open", "relaxed", "fist", "point")
 # Filters and the shape have settled by then.
 _SETTLED_S = 2.0
-_STILL_FRAMES, _SWEEP_FRAMES, _CROSSING_FRAMES, _LEAVING_FRAMES = 210, 150, 150, 150
+_STILL_FRAMES, _SWEEP_FRAMES, _CROSSING_FRAMES, _LEAVING_FRAMES, _ENTERING_FRAMES = 210, 150, 150, 150, 90
+# Seconds in which a hand enters: any phase of a search that runs every half second, after the first hand has settled.
+_ENTERS_S = (1.0, 2.0)
 # A sweep goes one way in 0.32 s: a lag beyond half of that could as well be a lead.
 _LONGEST_LAG_S = 0.15
 # A hand with more of its joints in the open than this should be seen.
 _VISIBLE = 0.7
+# A hand is awaited from when so many of its joints are in the open.
+_HALF = 0.5
 # Farther from every true hand than this, in sides of its box, a hand is nobody's.
 _STRAY = 0.5
 
@@ -73,6 +77,8 @@ class Identities:
         doubles: frames in which one hand came twice.
         missed: visible hands that were not shown.
         strays: hands that were shown where there is none.
+        delays: from when half of a hand's joints are in the open until it is shown, each time that this begins after the first frame and
+            the hand does not hide again before; up to the end of the clip where it is never shown.
     """
 
     frames: int
@@ -82,6 +88,7 @@ class Identities:
     doubles: int
     missed: int
     strays: int
+    delays: tuple[int, ...] = ()
 
 
 class Studio:
@@ -109,6 +116,11 @@ class Studio:
         """Two hands, of which one leaves and comes back."""
         return self._clip(list(leaving_hand(self._surface, _LEAVING_FRAMES, FPS, seed=seed)), seed)
 
+    def entering(self, seed: int) -> Clip:
+        """A hand, and a second one that comes in from the left, the right or below."""
+        enters_s = np.random.default_rng([seed, 13]).uniform(*_ENTERS_S)
+        return self._clip(list(entering_hand(self._surface, _ENTERING_FRAMES, FPS, enters_s, seed % 3, seed)), seed)
+
     def steadiness(self, smooth: float, stills: Sequence[Clip], across: Clip, along: Clip) -> Steadiness:
         """Follow one hand in each clip with this much smoothing; the first of `stills` is of the open hand."""
         jitters_mm = [self._jitter_mm(clip, smooth) for clip in stills]
@@ -119,6 +131,9 @@ class Studio:
         """Hold the hands of every frame against the truth."""
         owners: dict[int, int] = {}
         swaps = wrong_sides = doubles = missed = strays = 0
+        delays: list[int] = []
+        awaited_since: dict[int, int] = {}
+        were_open: set[int] | None = None
         for frame, hands in self._follow(clip, smooth, seed):
             poses = clip.script[frame]
             truths_px = [project(true_joints_m(self._model, pose), CAMERA) for pose in poses]
@@ -134,10 +149,15 @@ class Studio:
                 wrong_sides += hand.is_right != poses[nearest].is_right
                 swaps += owners.setdefault(hand.track_id, side) != side
             doubles += len(shown) - len(set(shown))
-            missed += sum(
-                int(pose.is_right) not in shown and _visible_share(index, truths_px, poses) > _VISIBLE for index, pose in enumerate(poses)
-            )
-        return Identities(len(clip.frames), swaps, len(owners), wrong_sides, doubles, missed, strays)
+            open_shares = {int(pose.is_right): _visible_share(index, truths_px, poses) for index, pose in enumerate(poses)}
+            missed += sum(side not in shown and share > _VISIBLE for side, share in open_shares.items())
+            are_open = {side for side, share in open_shares.items() if share >= _HALF}
+            awaited_since |= dict.fromkeys(are_open - (are_open if were_open is None else were_open), frame)
+            delays += [frame - awaited_since[side] for side in awaited_since.keys() & are_open & set(shown)]
+            awaited_since = {side: since for side, since in awaited_since.items() if side in are_open and side not in shown}
+            were_open = are_open
+        delays += [len(clip.frames) - since for since in awaited_since.values()]
+        return Identities(len(clip.frames), swaps, len(owners), wrong_sides, doubles, missed, strays, tuple(delays))
 
     def _clip(self, script: list[list[Pose]], seed: int) -> Clip:
         return Clip(list(script_frames(self._surface, script, seed, SIZE)), list(script))

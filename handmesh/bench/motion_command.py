@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from handmesh.bench import canvas
 from handmesh.bench.records import Report, check_counts, print_report
 from handmesh.config import config_to_dict
@@ -28,6 +30,7 @@ _TRACKING_COLUMNS = {
     "doubles": "doubles",
     "missed": "missed",
     "strays": "strays",
+    "latest_ms": "latest ms",
 }
 _MOST_JITTER_MM, _MOST_LAG_MS = 0.5, 40.0
 _TICKS_MM = (0.1, 0.2, 0.5, 1, 2, 5)
@@ -49,9 +52,11 @@ class SmoothingCommand:
 
 @dataclass(frozen=True)
 class TrackingCommand:
-    """Whether hands keep their identities: rendered clips of two hands that cross, and of one that leaves and comes back.
+    """Whether hands keep their identities and how soon they are shown: rendered clips of two hands that cross, of one that leaves and comes
+    back, and of a second one that enters.
 
-    Writes tracking.json. Counts are of hands in frames.
+    Writes tracking.json. Counts are of hands in frames. A hand that comes into the open is late by the time from when half of its joints
+    are in the open until it is shown.
     """
 
     clips: int = 4
@@ -106,22 +111,31 @@ def run_tracking(command: TrackingCommand) -> Report:
 
     from rich.progress import track
 
-    from handmesh.bench.motion import Studio
+    from handmesh.bench.motion import FPS, Studio
     from handmesh.bench.records import write_report
     from handmesh.hand_model import load_hand_model
 
     studio = Studio(load_hand_model("open"))
-    kinds = {"crossing": studio.crossing, "leaving": studio.leaving}
+    kinds = {"crossing": studio.crossing, "leaving": studio.leaving, "entering": studio.entering}
     rows = []
+    delays: dict[str, list[int]] = {name: [] for name in kinds}
     for name, seed in track([(name, seed) for name in kinds for seed in range(command.clips)], "following"):
         identities = studio.identities(kinds[name](seed), command.smooth, seed)
-        rows.append({"clip": f"{name} {seed}", **asdict(identities)})
+        delays[name] += identities.delays
+        latest_ms = 1e3 * max(identities.delays) / FPS if identities.delays else None
+        rows.append({"clip": f"{name} {seed}", **asdict(identities), "latest_ms": latest_ms})
     report = Report("tracking", config_to_dict(command), rows)
     report.notes.append("Missed: visible hands (7 of 10 joints in the open) that were not shown, while the detector looks for them again.")
+    report.notes.extend(_delay_note(name, np.array(of_kind) / FPS) for name, of_kind in delays.items() if of_kind)
     written = write_report(report, command.out)
-    print_report(report, _TRACKING_COLUMNS, "Two hands that cross; two, of which one leaves and comes back")
+    print_report(report, _TRACKING_COLUMNS, "Two hands that cross; of which one leaves and comes back; of which one enters")
     print(f"written: {written}")
     return report
+
+
+def _delay_note(name: str, delays_s: np.ndarray) -> str:
+    median_ms, worst_ms = 1e3 * np.median(delays_s), 1e3 * delays_s.max()
+    return f"{name}: {len(delays_s)} hands came into the open and were shown {median_ms:.0f} ms later (median; {worst_ms:.0f} ms at worst)."
 
 
 def draw_smoothing(report: Report, path: Path) -> None:

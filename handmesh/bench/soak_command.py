@@ -87,11 +87,11 @@ def run_soak(command: SoakCommand) -> Report:
     kept = {"model": command.model, "hand_model": command.hand_model}
     options: dict[str, Any] = {**kept, "max_hands": command.max_hands, "threads": network_threads(is_stream=True)}
     with HandMeshEstimator(**options) as estimator:
-        estimator.prepare()
+        estimator.prepare(is_video=True)
         runs["looped video"] = soak(source, estimator, artist, command.frames, settled)
     if command.unplugs:
         with HandMeshEstimator(**options, is_live=True) as estimator:
-            estimator.prepare()
+            estimator.prepare(is_video=True)
             frames = command.unplugs * FRAMES_A_PLUG
             # The last plug is not pulled: as many frames follow as before each.
             source = unplugged(where, command.unplugs)

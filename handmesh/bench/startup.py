@@ -22,7 +22,7 @@ from handmesh.errors import UserError
 FIRST_MESH_BAR_MS = 2500.0
 PEAK_BAR_MB = 900.0
 # The loop's stages until there is a mesh, and after.
-_TO_MESH = ("read", "detect", "crop", "network", "mesh")
+_TO_MESH = ("read", "detect", "find", "crop", "network", "mesh")
 _AFTER_MESH = ("overlay", "write")
 
 # What `handmesh-demo` has to do, one thing after the other: name -> code, in one process. `asked` holds the settings.
@@ -31,10 +31,10 @@ STEPS = {
     "from handmesh.live.command import DemoCommand\n"
     "parse_flags(DemoCommand, [], 'handmesh-demo')",
     "import estimator": "from handmesh.estimator import HandMeshEstimator",
-    "import mediapipe": "from mediapipe.tasks.python import vision",
     "import runtime": "__import__(asked['runtime'])",
     "hand model": "estimator = HandMeshEstimator(\n"
-    "    asked['model'], asked['hand_model'], runtime=asked['runtime'], precision=asked['precision'], max_hands=asked['max_hands'])",
+    "    asked['model'], asked['hand_model'], runtime=asked['runtime'], precision=asked['precision'], max_hands=asked['max_hands'],\n"
+    "    landmarks=asked['landmarks'], answer=asked['answer'], head=asked['head'])",
     "network, detector": "estimator.prepare()",
     "read picture": "from handmesh.live.sources import read_picture\nimage = read_picture(asked['input'])",
     "first hands": "hands = estimator(image)",
@@ -151,7 +151,7 @@ def time_steps(asked: Mapping[str, Any]) -> dict[str, float]:
     """ms of each of `STEPS` in a fresh process, one after the other and nothing at the same time.
 
     Args:
-        asked: input, model, hand_model, runtime, precision, max_hands.
+        asked: input, model, hand_model, runtime, precision, max_hands, landmarks, answer, head.
 
     Raises:
         UserError: a step fails.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Literal
 
 import numpy as np
@@ -32,7 +31,7 @@ def predict_baseline(name: Baseline, data: EvaluationSet, model: HandModel, crop
     Args:
         name: "zero": every point in the camera's centre, with as many vertices as the data has.
             "mean": the relaxed hand of mean shape, palm to the camera and fingers up in the crop, as `MeanHand`.
-            "mediapipe": MediaPipe's 21 world landmarks, joints alone, as they are, whatever side MediaPipe believes the hand is;
+            "mediapipe": the 21 world landmarks of MediaPipe's networks, joints alone, whatever side they believe the hand is;
             moved to where `place_by_landmarks` says. Where it finds none: joints of "mean", and `found` says no.
         data: pictures with K. Which hands are left is what the data says.
         model: the mean hand's; not used by "zero".
@@ -103,15 +102,17 @@ def place_by_landmarks(points_m: np.ndarray, rays: np.ndarray) -> np.ndarray:
 
 def _predict_mediapipe(data: EvaluationSet, model: HandModel, crop: CropMode) -> Predictions:
     joints_m, found = np.empty_like(data.joints_m), np.zeros(len(data), bool)
-    with closing(HandDetector(max_hands=1)) as detector, progress_bar() as bar:
+    detector = HandDetector(max_hands=1)
+    with progress_bar() as bar:
         for index in bar.track(range(len(data)), description="MediaPipe"):
             image = data.picture(index)
-            detections = detector(image)
+            camera = camera_of(data.cameras()[index], image)
+            detections = detector(image, camera)
             if not detections:
                 continue
             landmarks_px, points_m = detections[0].landmarks_px, detections[0].world_landmarks_m
             assert landmarks_px is not None and points_m is not None
-            joints_m[index] = points_m + place_by_landmarks(points_m, unproject(landmarks_px, camera_of(data.cameras()[index], image)))
+            joints_m[index] = points_m + place_by_landmarks(points_m, unproject(landmarks_px, camera))
             found[index] = True
     if not found.all():
         missed = data.take(np.flatnonzero(~found))

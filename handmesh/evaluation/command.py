@@ -11,7 +11,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +24,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from handmesh import __version__
+from handmesh.detection.landmarks import LandmarkKind
 from handmesh.errors import UserError
+from handmesh.estimator import Answer, HandMeshEstimator
 from handmesh.evaluation.baselines import Baseline, predict_baseline
 from handmesh.evaluation.comparison import Samples, comparison_table, read_samples, told_apart
 from handmesh.evaluation.corruptions import Robustness, measure_robustness, robustness_table, robustness_to_json
 from handmesh.evaluation.datasets import open_data
 from handmesh.evaluation.files import find_turned_axes, read_predictions, write_predictions
-from handmesh.evaluation.predict import Change, CropNetwork, predict
-from handmesh.evaluation.records import CropMode, EvaluationSet, Tta
+from handmesh.evaluation.predict import Change, CropNetwork, predict, predict_with_head
+from handmesh.evaluation.records import CropMode, EvaluationSet, Predictions, Tta
 from handmesh.evaluation.scores import METRIC, Scores, official_text, score, scores_to_json
 from handmesh.hand_model import HandModel, load_hand_model
+from handmesh.head import HEADS
 from handmesh.runtime import DEFAULT_MODEL, Precision, Predictor
 from handmesh.wholefile import replacing
 
@@ -46,7 +49,7 @@ DEFAULT = "default"
 HEADLINE = ("pa_mpjpe_mm", "pa_mpvpe_mm", "f_5mm_aligned", "f_15mm_aligned", "mpjpe_root_mm", "keypoints_share")
 # Distribution -> what is imported of it.
 _PACKAGES = {
-    **{name: name for name in ("numpy", "scipy", "openvino", "onnxruntime", "mediapipe", "torch", "timm")},
+    **{name: name for name in ("numpy", "scipy", "openvino", "onnxruntime", "torch", "timm")},
     "opencv-contrib-python": "cv2",
 }
 
@@ -74,6 +77,12 @@ class EvalCommand:
     """Hand model: "open", "mano", or the path of an npz; without it, the one that the network was trained with."""
     crop: CropMode | None = None
     """centre: METRO's, the middle 180 of 224 px. gt: around true keypoints. detector: MediaPipe's. Default: centre on FreiHAND, else gt."""
+    answer: Answer = "network"
+    """Whose parameters: the network's, FreiHAND's set-up, or those of the head that reads MediaPipe's landmark network as well."""
+    head: Path | None = None
+    """With --answer head: a head of handmesh-train configs/head.yaml for --model; without it, the embedded one."""
+    landmarks: LandmarkKind = "full"
+    """With --answer head: MediaPipe's landmark network that is read."""
     tta: Tta = "none"
     """Looks at each picture: one, METRO's 95 (19 rotations, 5 scales), or a few that are worth most."""
     baselines: tuple[Baseline, ...] = ()
@@ -108,6 +117,7 @@ _MODES = {
     "--pred": {"pred", "gt", "as_is", "other_topology", "name", "baselines", "hand_model", "crop", "every", "reader", "out"},
     "--data": {
         *("data", "model", "runtime", "precision", "threads", "hand_model", "crop", "tta", "baselines", "corruptions"),
+        *("answer", "head", "landmarks"),
         *("every", "name", "reader", "out"),
     },
 }
@@ -151,6 +161,10 @@ def _mode_of(command: EvalCommand) -> str:
         raise UserError(f"expected --every and --block from 1 on, got {command.every} and {command.block}; leave them out")
     if command.threads < 0:
         raise UserError(f"expected --threads from 0 on, got {command.threads}; 0 lets the runtime choose")
+    if command.answer == "head" and (command.tta != "none" or command.runtime == "torch" or Path(command.model).suffix == ".pt"):
+        raise UserError("expected an exported network and --tta none with --answer head, got others; export the checkpoint first")
+    if command.answer == "network" and (command.head is not None or command.landmarks != "full"):
+        raise UserError("expected neither --head nor --landmarks without --answer head, which they are of; add it, or leave them out")
     if mode == "--compare" and len(command.compare) < 2:
         raise UserError("expected two files or more after --compare, got one; handmesh-eval --pred scores a single one")
     return mode
@@ -184,9 +198,10 @@ def _measure(command: EvalCommand, mode: str, argv: tuple[str, ...]) -> None:
                     f"expected a network for the hand model '{model.id}', got one for '{network.info.hand_model}'; "
                     "give --hand-model the one it was trained with"
                 )
-            entry = _measure_network(command, data, network, model, crop, setting)
-            if command.corruptions:
-                robustness = _measure_robustness(command, data, network, model, crop, entry.scores)
+            with _answering(command, files["network"], network, model, crop) as (answer, by_whom):
+                entry = _measure_network(command, data, answer, crop, f"{by_whom}, {setting}")
+                if command.corruptions:
+                    robustness = _measure_robustness(data, answer, entry.scores)
     baselines = tuple(_measure_baseline(name, data, model, crop) for name in command.baselines)
 
     # Wide enough for the headings, also where the output goes into a file.
@@ -210,20 +225,45 @@ def _measure(command: EvalCommand, mode: str, argv: tuple[str, ...]) -> None:
     _write_results(command, report)
 
 
-def _measure_network(
-    command: EvalCommand, data: EvaluationSet, network: CropNetwork, model: HandModel, crop: CropMode, setting: str
-) -> Entry:
+# (data, change, label beside the progress bar) -> hands
+Answering = Callable[[EvaluationSet, Change | None, str], Predictions]
+
+
+@contextmanager
+def _answering(command: EvalCommand, path: Path, network: CropNetwork, model: HandModel, crop: CropMode) -> Iterator[tuple[Answering, str]]:
+    """What predicts, the network or the head beside it, and whose answer that is in words."""
+    if command.answer == "network":
+        yield lambda data, change, label: predict(data, network, model, crop, command.tta, change, label), "the network's answer"
+        return
+    head, runtime = command.head or HEADS[command.landmarks], command.runtime or "openvino"
+    assert runtime != "torch"
+    with HandMeshEstimator(
+        path,
+        model,
+        landmarks=command.landmarks,
+        head=head,
+        runtime=runtime,
+        precision=command.precision,
+        threads=command.threads,
+    ) as estimator:
+        yield (
+            lambda data, change, label: predict_with_head(data, estimator, crop, change, label),
+            f"the head's answer ({head.name}, MediaPipe's landmark network {command.landmarks})",
+        )
+
+
+def _measure_network(command: EvalCommand, data: EvaluationSet, answer: Answering, crop: CropMode, setting: str) -> Entry:
     from handmesh.evaluation.report import Entry
 
     start = time.perf_counter()
-    predictions = predict(data, network, model, crop, command.tta)
+    predictions = answer(data, None, "hands")
     between = time.perf_counter()
     scores = score(predictions, data)
     end = time.perf_counter()
     print(f"{len(data)} hands: predicted in {between - start:.1f} s, scored in {end - between:.1f} s")
     if predictions.found is not None:
         found, count = int(predictions.found.sum()), len(data)
-        line = f"MediaPipe found {found} of {count} hands; the others were cropped in the middle of the picture"
+        line = f"MediaPipe's networks found {found} of {count} hands; the others were cropped in the middle of the picture"
         scores = dataclasses.replace(scores, warnings=(*scores.warnings, line))
     if command.model == DEFAULT and crop == "centre":
         line = "the embedded network was taught on crops around the hand, not on the middle of the picture: --crop gt or detector suit it"
@@ -233,13 +273,10 @@ def _measure_network(
     )
 
 
-def _measure_robustness(
-    command: EvalCommand, data: EvaluationSet, network: CropNetwork, model: HandModel, crop: CropMode, clean: Scores
-) -> Robustness:
+def _measure_robustness(data: EvaluationSet, answer: Answering, clean: Scores) -> Robustness:
     def scored(change: Change | None, label: str) -> Scores:
-        predictions = predict(data, network, model, crop, command.tta, change, label)
         # All that is asked are joints.
-        return score(dataclasses.replace(predictions, vertices_m=None, topology=None), data)
+        return score(dataclasses.replace(answer(data, change, label), vertices_m=None, topology=None), data)
 
     return measure_robustness(data, scored, clean=clean)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -17,10 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from handmesh.detection import HandDetector
+from handmesh.estimator import HandMeshEstimator
 from handmesh.evaluation.records import CropMode, EvaluationSet, Predictions, Tta
 from handmesh.geometry.alignment import procrustes
 from handmesh.geometry.camera import camera_from_matrix, project, weak_perspective_to_translation
-from handmesh.geometry.crop import crop_to_camera, look_at_box, look_at_points, middle_box, take_crop
+from handmesh.geometry.crop import CROP_PADDING, FIXED_SHARE, crop_to_camera, look_at_box, look_at_points, middle_box, take_crop
 from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.skinning import skin
@@ -119,8 +119,8 @@ def predict(
         network: made for `model`.
         model: the hand that its parameters pose.
         crop: "gt" is the rule that networks are trained by, around the true keypoints; "centre" METRO's fixed square in the middle of
-            the picture; "detector" the rule around the landmarks of the surest hand that MediaPipe finds in the (changed) picture, and
-            "centre" where it finds none.
+            the picture; "detector" the rule around the landmarks of the surest hand that MediaPipe's networks find in the (changed)
+            picture, and "centre" where they find none.
         tta: test-time augmentation: "none" one look; "metro" 95 looks, rolls of 0, ±10 ... ±90 degrees times crops that see 0.7, 0.8,
             0.9, 1.0 and 1.1 of the side (METRO's code multiplies its box, so this does); each look's mesh and joints are aligned to
             the plain look by one similarity without reflection, and averaged; "fast" four looks, unrolled crops that see 0.8, 0.9, 1.0
@@ -144,7 +144,7 @@ def predict(
     def crop_pictures(rows: range) -> list[tuple[list[Crop], bool]]:
         return [crop_picture(data, index, crop, looks, network.info.input_size_px, detector, change) for index in rows]
 
-    with closing(detector) if detector else nullcontext(), progress_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(label, total=count)
         for rows, seen in _in_advance(crop_pictures, chunks):
             crops = [one for of_picture, _ in seen for one in of_picture]
@@ -157,13 +157,48 @@ def predict(
     return Predictions(joints_m, vertices_m, model.id, found if detector else None)
 
 
+def predict_with_head(
+    data: EvaluationSet, estimator: HandMeshEstimator, crop: CropMode, change: Change | None = None, label: str = "hands"
+) -> Predictions:
+    """Every picture through the estimator, which lets the head answer: from a box, as `predict` places its crops.
+
+    Which hands are left is what the data says. The estimator turns its regions upright, so a `change` that rolls the crop changes
+    only the hand network's part.
+
+    Raises:
+        UserError: as `predict`.
+    """
+    count, model = len(data), estimator.hand_model
+    joints_m, vertices_m = np.empty((count, len(JOINTS), 3)), np.empty((count, len(model.template_m), 3))
+    found = np.ones(count, bool)
+    detector = HandDetector(max_hands=1) if crop == "detector" else None
+    with progress_bar() as bar:
+        for index in bar.track(range(count), description=label):
+            image = data.picture(index)
+            camera = camera_of(data.cameras()[index], image)
+            keypoints_px = project(data.joints_m[index], camera)
+            if change is not None:
+                image = change(index, image, keypoints_px).image
+            detections = detector(image, camera) if detector else []
+            found[index] = crop != "detector" or bool(detections)
+            box_px, landmarks_px = middle_box(camera, FIXED_SHARE / CROP_PADDING), None
+            if crop == "gt":
+                box_px = np.concatenate([keypoints_px.min(axis=0), keypoints_px.max(axis=0)])
+            elif detections:
+                box_px, landmarks_px = detections[0].box_px, detections[0].landmarks_px
+            detection = Detection(box_px, not data.left()[index], 1.0, landmarks_px)
+            (hand,) = estimator(image, camera, [detection], keeps_sides=True)
+            joints_m[index], vertices_m[index] = hand.joints_m, hand.vertices_m
+    return Predictions(joints_m, vertices_m, model.id, found if detector else None)
+
+
 def crop_picture(
     data: EvaluationSet,
     index: int,
     mode: CropMode,
     looks: Sequence[Look],
     size_px: int,
-    detector: Callable[[np.ndarray], list[Detection]] | None,
+    detector: Callable[[np.ndarray, Camera], list[Detection]] | None,
     change: Change | None,
 ) -> tuple[list[Crop], bool]:
     """One picture as the network is to see it.
@@ -186,7 +221,7 @@ def crop_picture(
 
     points_px = keypoints_px if mode == "gt" else None
     if mode == "detector" and detector:
-        detections = detector(changed.image)
+        detections = detector(changed.image, camera)
         points_px = detections[0].landmarks_px if detections else None
     if points_px is None:
         crop_camera, R_camera_crop = look_at_box(middle_box(camera), camera, size_px, padding=1.0)

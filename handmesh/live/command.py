@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from handmesh.detection.palm import DEFAULT_CONFIDENCE
 from handmesh.errors import UserError
 from handmesh.geometry.camera import ASSUMED_FOV_DEG
 from handmesh.hand_model.assets import ASSETS
+from handmesh.head import Answer, LandmarkChoice
 from handmesh.live.convert_command import write_animation
 from handmesh.live.intrinsics import CameraChoice
 from handmesh.live.loop import Artist, LoopReport, Screen, Wishes, merge_times, run_loop
@@ -25,7 +27,6 @@ from handmesh.live.recorder import Recorder
 from handmesh.live.sinks import ANIMATION, JSON_LINES, open_sinks, parse_kinds, prepare_output
 from handmesh.live.sources import Source, open_source
 from handmesh.live.stream import STDOUT, open_stream, parse_stream
-from handmesh.refine import Refine
 from handmesh.runtime import Precision, Runtime
 from handmesh.smoothing import DEFAULT_SMOOTH
 from handmesh.timing import StageTimes
@@ -63,6 +64,8 @@ class DemoCommand:
     """Open no window."""
     max_hands: int = 2
     """Most hands to look for."""
+    min_confidence: float = DEFAULT_CONFIDENCE
+    """How sure a new hand must be, 0 to 1: less finds more, also where there is none."""
     fov: float | None = None
     """Field of view of the camera along the larger side of the picture, in degrees."""
     focal: float | None = None
@@ -71,8 +74,6 @@ class DemoCommand:
     """Calibration file: OpenCV's yaml or json, ROS's camera_info, or a 3 x 3 matrix in json; scaled to the picture."""
     smooth: float = DEFAULT_SMOOTH
     """How much videos are smoothed: 0 not at all, 1 most (and latest)."""
-    refine: Refine = "pictures"
-    """What is pulled to the detector's landmarks. --refine alone means all: videos too, whose every frame the detector then looks at."""
     hand_length_mm: float | None = None
     """Length of the hands from the wrist to the tip of the middle finger; makes sizes and distances true rather than an average adult's."""
     mirror: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -81,16 +82,22 @@ class DemoCommand:
     """Size to ask the camera for, like 1280x720."""
     fps: float | None = None
     """Frames per second to ask the camera for."""
+    landmarks: LandmarkChoice | None = None
+    """MediaPipe's landmark network that looks at every hand: full, lite or off; full for pictures, lite (faster) for videos."""
+    answer: Answer = "head"
+    """Whose answer is shown: the head's, which reads what landmark network and hand network see, or the hand network's alone."""
+    head: Path | None = None
+    """Head: an .onnx file by handmesh-train configs/head.yaml; without it, the one that comes with the package, for its network."""
     model: Path | None = None
-    """Network: an ONNX file from handmesh-export; without it, the one that comes with the package."""
+    """Hand network: an ONNX file from handmesh-export; without it, the one that comes with the package."""
     hand_model: str = "open"
     """Hand model: "open", "mano" (after handmesh-mano import), or the path of an npz; the one that the network was trained with."""
     runtime: Runtime = "openvino"
-    """What runs the network."""
+    """What runs hand network and head; MediaPipe's networks run on OpenVINO."""
     precision: Precision | None = None
-    """Arithmetic of the network, by default its file's; bf16 is faster on CPUs that have it and costs up to 1 mm (OpenVINO only)."""
+    """Arithmetic of the networks, by default the hand network's file's; bf16 is faster on CPUs that have it (OpenVINO only)."""
     threads: int = 0
-    """Threads of the network; 0 takes half of the cores for streams, where reading and drawing need the others, and all for pictures."""
+    """Threads of each network; 0 takes half of the cores for streams, where reading and drawing need the others, and all for pictures."""
     profile: tyro.conf.FlagCreatePairsOff[bool] = False
     """At the end, print how long each stage took."""
 
@@ -105,6 +112,8 @@ def run_demo(command: DemoCommand) -> None:
     kinds = parse_kinds(command.save)
     if command.max_hands < 1:
         raise UserError(f"expected --max-hands of at least 1, got {command.max_hands}")
+    if not 0 <= command.min_confidence <= 1:
+        raise UserError(f"expected --min-confidence of 0 to 1, got {command.min_confidence:g}")
     if command.threads < 0:
         raise UserError(f"expected --threads of at least 0, got {command.threads}")
     if command.stream is not None:
@@ -125,13 +134,16 @@ def run_demo(command: DemoCommand) -> None:
             HandMeshEstimator(
                 command.model,
                 command.hand_model,
+                landmarks=command.landmarks,
+                answer=command.answer,
+                head=command.head,
                 runtime=command.runtime,
                 precision=command.precision,
                 max_hands=command.max_hands,
+                min_confidence=command.min_confidence,
                 threads=command.threads or network_threads(source.is_stream),
                 is_live=source.is_live,
                 smooth=command.smooth,
-                refine=command.refine,
                 hand_length_mm=command.hand_length_mm,
             )
         )
@@ -149,7 +161,7 @@ def run_demo(command: DemoCommand) -> None:
             if draws and source.is_stream:
                 # Before the clock starts, so that the first frame costs what the others do. A picture's mesh need not wait for it.
                 thread.submit(prepare_overlay)
-            estimator.prepare()
+            estimator.prepare(source.is_stream)
         sinks = [*open_sinks(kinds, command.output, source, estimator.hand_model), *([stream] if stream else [])]
         # Nobody needs the plain picture after its hands are known.
         artist = Artist(partial(draw_overlay, in_place=True), draw_mask)
@@ -169,13 +181,12 @@ def run_demo(command: DemoCommand) -> None:
 
 
 def with_bare_flags(arguments: Sequence[str]) -> list[str]:
-    """The same arguments, where `--web` and `--refine` without a value get the one that they then stand for."""
+    """The same arguments, where `--web` without a port gets the one that it then stands for."""
     given = list(arguments)
-    for flag, value in (("--web", str(WEB_PORT)), ("--refine", "all")):
-        if flag in given:
-            after = given.index(flag) + 1
-            if after == len(given) or given[after].startswith("-"):
-                given.insert(after, value)
+    if "--web" in given:
+        after = given.index("--web") + 1
+        if after == len(given) or given[after].startswith("-"):
+            given.insert(after, str(WEB_PORT))
     return given
 
 

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from handmesh.errors import UserError, one_line
+from handmesh.geometry.camera import project
 from handmesh.hand_model.animation import HandMotion, continuous_quats, motion_vertices
+from handmesh.hand_model.landmarks import landmarks_m
 from handmesh.hand_model.skinning import HandModel
 from handmesh.records import Camera, Hand, HandParams
 from handmesh.skeleton import JOINTS
@@ -167,7 +169,7 @@ def frames_of_hands(recording: Recording, model: HandModel) -> Iterator[tuple[in
     rows_of_tracks = [{int(frame): index for index, frame in enumerate(track.frames)} for track in recording.tracks]
     for frame in range(len(recording.times_s)):
         seen = [(track, rows[frame]) for track, rows in zip(recording.tracks, rows_of_tracks, strict=True) if frame in rows]
-        hands = [_hand(track, index, model) for track, index in seen]
+        hands = [_hand(track, index, model, recording.camera) for track, index in seen]
         yield frame, sorted(hands, key=lambda hand: float(hand.box_px[0] + hand.box_px[2]))
 
 
@@ -368,12 +370,15 @@ def _rows_of(track: Track, which: np.ndarray | slice) -> Track:
     return replace(track, **{name: getattr(track, name)[which] for name in ("frames", "times_s", *_HAND_SHAPES)})
 
 
-def _hand(track: Track, index: int, model: HandModel) -> Hand:
+def _hand(track: Track, index: int, model: HandModel, camera: Camera) -> Hand:
     one = _rows_of(track, slice(index, index + 1))
     return Hand(
         vertices_m=motion_vertices(model, one.motion)[0],
         joints_m=one.joints_m[0],
         keypoints_px=one.keypoints_px[0],
+        landmarks_px=project(
+            landmarks_m(one.joints_m[0], one.T_camera_wrist[0, :3, :3], one.rotmats[0], track.is_right, float(one.scale[0])), camera
+        ),
         T_camera_wrist=one.T_camera_wrist[0],
         params=HandParams(one.rotmats[0], one.betas[0], one.weak_cameras[0], float(one.presence[0]), float(one.right_logit[0])),
         box_px=one.box_px[0],

@@ -16,11 +16,12 @@ json, schema "handmesh.hands/2": the object of one frame.
     schema, hand_model (its id), frame (index), name, time_s,
     camera: fx, fy, cx, cy, width, height, distortion, is_known,
     hands: a list of
-        track_id, is_right, score, scale, box_px [4], keypoints_px [21][2], joints_m [21][3], T_camera_wrist [4][4],
+        track_id, is_right, score, scale, box_px [4], keypoints_px [21][2], landmarks_px [21][2], joints_m [21][3],
+        keypoint_spread_m [21] or null, T_camera_wrist [4][4],
         params: rotmats [16][3][3], betas [10], camera [3], presence, right_logit (the right-hand model in the crop camera).
 Version 1 had no scale: it was 1. docs/recording.md explains every field.
 
-npz: the same with the meshes, N hands: vertices_m (N, V, 3), joints_m (N, 21, 3), keypoints_px (N, 21, 2),
+npz: the same with the meshes, N hands: vertices_m (N, V, 3), joints_m (N, 21, 3), keypoints_px and landmarks_px (N, 21, 2),
 T_camera_wrist (N, 4, 4), rotmats (N, 16, 3, 3), betas (N, 10), box_px (N, 4), score, scale, is_right, track_id (N,), faces (F, 3) of a
 right hand (flip each row for a left one), K (3, 3), distortion, time_s.
 
@@ -326,7 +327,9 @@ def _hand_to_json(hand: Hand) -> dict[str, Any]:
         "scale": round(float(hand.scale), 5),
         "box_px": rounded(hand.box_px, 2),
         "keypoints_px": rounded(hand.keypoints_px, 2),
+        "landmarks_px": rounded(hand.landmarks_px, 2),
         "joints_m": rounded(hand.joints_m, 5),
+        "keypoint_spread_m": spread_to_json(hand),
         "T_camera_wrist": rounded(hand.T_camera_wrist, 6),
         "params": {
             "rotmats": rounded(hand.params.rotmats, 6),
@@ -347,6 +350,7 @@ def _shot_to_arrays(shot: Shot, hand_model: HandModel) -> dict[str, Any]:
         "vertices_m": stacked([hand.vertices_m for hand in hands], hand_model.template_m.shape),
         "joints_m": stacked([hand.joints_m for hand in hands], (21, 3)),
         "keypoints_px": stacked([hand.keypoints_px for hand in hands], (21, 2)),
+        "landmarks_px": stacked([hand.landmarks_px for hand in hands], (21, 2)),
         "T_camera_wrist": stacked([hand.T_camera_wrist for hand in hands], (4, 4)),
         "rotmats": stacked([hand.params.rotmats for hand in hands], (16, 3, 3)),
         "betas": stacked([hand.params.betas for hand in hands], (10,)),
@@ -360,6 +364,11 @@ def _shot_to_arrays(shot: Shot, hand_model: HandModel) -> dict[str, Any]:
         "distortion": np.array(shot.camera.distortion),
         "time_s": np.array(shot.frame.time_s),
     }
+
+
+def spread_to_json(hand: Hand) -> list | None:
+    """How far off each keypoint is expected to be, in metres at the hand's true size; None where the network does not say."""
+    return None if hand.params.spread_m is None else rounded(hand.scale * hand.params.spread_m, 5)
 
 
 def rounded(values: np.ndarray, decimals: int) -> list:

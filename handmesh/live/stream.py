@@ -7,7 +7,8 @@ json, schema "handmesh.stream/1": one object a frame, in one line; over UDP one 
     hands: a list of
         track_id, side ("left" or "right"), score,
         wrist: position_m [3], quaternion_wxyz [4] (w >= 0), the pose of the wrist joint in the camera,
-        joints_m [21][3] and keypoints_px [21][2] in `skeleton.JOINTS` order,
+        joints_m [21][3], keypoints_px [21][2] and landmarks_px [21][2] in `skeleton.JOINTS` order,
+        keypoint_spread_m [21], how far off each is expected to be; null where that is not known,
         mano_pose [48]: rotation vectors, the hand's in the camera first, then 15 finger joints in `skeleton.MANO_JOINTS` order; of the
             hand's own side, and absolute: zero is the flat hand, as with `flat_hand_mean=True`,
         betas [10], scale: joints_m are so many times what the model gives for the betas.
@@ -32,7 +33,7 @@ from handmesh.errors import UserError
 from handmesh.geometry.rotation import rotmat_to_rotvec
 from handmesh.hand_model.mano_params import to_mano
 from handmesh.hand_model.skinning import HandModel
-from handmesh.live.sinks import Shot, rounded
+from handmesh.live.sinks import Shot, rounded, spread_to_json
 from handmesh.records import Hand
 
 SCHEMA = "handmesh.stream/1"
@@ -292,6 +293,8 @@ def _hand_to_json(hand: Hand, hand_model: HandModel) -> dict[str, Any]:
         },
         "joints_m": rounded(hand.joints_m, 5),
         "keypoints_px": rounded(hand.keypoints_px, 2),
+        "landmarks_px": rounded(hand.landmarks_px, 2),
+        "keypoint_spread_m": spread_to_json(hand),
         "mano_pose": rounded(np.concatenate([mano.global_orient, mano.hand_pose]), 5),
         "betas": rounded(mano.betas, 4),
         "scale": round(float(hand.scale), 5),

@@ -81,6 +81,22 @@ def leaving_hand(surface: HandSurface, count: int, fps: float, away_s: float = 1
         yield [Pose(rotmats[True], np.array([-0.12, _HEIGHT_M, 0.46]), True), *([left] if out < 1 else [])]
 
 
+def entering_hand(surface: HandSurface, count: int, fps: float, enters_s: float, side: int = 1, seed: int = 0) -> Iterator[list[Pose]]:
+    """A right hand, and a left one that comes into the picture and stays.
+
+    Args:
+        enters_s: when it is half way in.
+        side: 0 from the left edge of the picture, 1 from the right one, 2 from below.
+    """
+    rotmats = {is_right: _upright(surface, "open", seed + is_right) for is_right in (True, False)}
+    rest_m = np.array([0.12 if side else -0.12, _HEIGHT_M, 0.46])
+    away_m = np.array([(-0.3, 0.0, 0.0), (0.3, 0.0, 0.0), (0.0, 0.4, 0.0)][side])
+    for frame in range(count):
+        out = np.clip(0.5 - (frame / fps - enters_s) / 0.3, 0, 1)
+        left = Pose(rotmats[False], rest_m + out * away_m, False)
+        yield [Pose(rotmats[True], rest_m * (-1, 1, 1), True), *([left] if out < 1 else [])]
+
+
 def _upright(surface: HandSurface, kind: str, seed: int) -> np.ndarray:
     rotmats = surface.poses.of_kind(np.random.default_rng([seed, 5]), kind).rotmats.copy()
     rotmats[0] = _tilted(0.05, 0.1, 0.1)

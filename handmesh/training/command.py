@@ -17,24 +17,27 @@ FreiHandCrop = Literal["keypoints", "fixed"]
 SourceKind = Literal["shards", "freihand", "photographs"]
 
 
-def _check_shares(config: object, *names: str) -> None:
+def check_shares(config: object, *names: str) -> None:
+    """Refuse a configuration whose named settings are not within 0..1."""
     for name in names:
         value = getattr(config, name)
         if not 0 <= value <= 1:
             raise UserError(f"expected {name} in 0..1, got {value:g}; it is a share")
 
 
-def _check_amounts(config: object, *names: str) -> None:
+def check_amounts(config: object, *names: str) -> None:
+    """Refuse a configuration whose named settings are not finite and at least 0."""
     for name in names:
         value = getattr(config, name)
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"expected a finite {name} of at least 0, got {value:g}; 0 leaves it out")
 
 
-def _check_positive(config: object, *names: str) -> None:
+def check_positive(config: object, *names: str) -> None:
+    """Refuse a configuration whose named settings are not positive and finite, or None."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not value > 0:
+        if value is not None and not (math.isfinite(value) and value > 0):
             raise UserError(f"expected a positive {name}, got {value}; leave it out for the default")
 
 
@@ -102,9 +105,9 @@ class AugmentConfig:
     """Largest side of the rectangle, in crops."""
 
     def __post_init__(self) -> None:
-        _check_shares(self, *(item.name for item in fields(self) if item.name.endswith("_probability")), "zoom_limit")
+        check_shares(self, *(item.name for item in fields(self) if item.name.endswith("_probability")), "zoom_limit")
         amounts = ("zoom_sd", "shift_sd", "roll_sd_deg", "contrast", "brightness", "channel_gain", "noise", "blur_px", "cutout")
-        _check_amounts(self, *amounts)
+        check_amounts(self, *amounts)
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,8 @@ class DataConfig:
     """Threads that read them."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "batch_size", "prefetch_batches", "readers")
-        _check_shares(self, "background_share", "mirror_share", "upright_share")
+        check_positive(self, "batch_size", "prefetch_batches", "readers")
+        check_shares(self, "background_share", "mirror_share", "upright_share")
         if self.validation_pictures < 0:
             raise UserError(f"expected at least 0 validation_pictures, got {self.validation_pictures}; 0 holds out none")
         if not self.sources:
@@ -206,7 +209,7 @@ class LossWeights:
     """1 - cosine between the teacher's final features and a linear map of the student's."""
 
     def __post_init__(self) -> None:
-        _check_amounts(self, *(term.name for term in fields(self)))
+        check_amounts(self, *(term.name for term in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -245,9 +248,9 @@ class ScheduleConfig:
     """Of the averaged weights that are validated and exported; approached gradually."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "pictures", "max_minutes", "learning_rate", "layer_decay", "clip_norm", "accumulate")
-        _check_shares(self, "layer_decay", "ema_decay")
-        _check_amounts(self, "warmup_pictures", "final_learning_rate", "weight_decay")
+        check_positive(self, "pictures", "max_minutes", "learning_rate", "layer_decay", "clip_norm", "accumulate")
+        check_shares(self, "layer_decay", "ema_decay")
+        check_amounts(self, "warmup_pictures", "final_learning_rate", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -293,7 +296,7 @@ class TrainCommand:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        _check_positive(
+        check_positive(
             self, "log_every_batches", "validate_every_pictures", "save_every_minutes", "keep_every_pictures", "devices", "nodes"
         )
 

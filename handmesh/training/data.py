@@ -41,7 +41,7 @@ class Batch:
         crops: (N, S, S, 3) RGB in 0..255, uint8 until augmented, then float32.
         focal_px: (N,) of the crop camera; its principal point is (S - 1) / 2.
         keypoints_px: (N, 21, 2) of the hand as it is in the crop, mirrored or not; where `has_keypoints`. The hand model's own, or,
-            where `landmark_weight` is not 0, a landmark detector's, which lie elsewhere on the hand (`refine.LANDMARK_OFFSETS_M`).
+            where `landmark_weight` is not 0, a landmark detector's, which lie elsewhere on the hand (`hand_model.landmarks`).
         joints_m: (N, 21, 3) relative to the root joint; where `has_joints`.
         root_m: (N, 3) position of the root joint; where `has_joints`.
         rotmats: (N, 16, 3, 3) parent-relative; where `has_params`.

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from handmesh.hand_model.landmarks import LANDMARK_OFFSETS_M, OWNERS
 from handmesh.hand_model.skinning import HandModel
-from handmesh.refine import LANDMARK_OFFSETS_M, OWNERS
 from handmesh.skeleton import FROM_MANO_AND_TIPS, MANO_JOINTS, MANO_PARENTS
 
 
@@ -114,7 +114,7 @@ class HandLayer(nn.Module):
         return torch.cat([articulated, vertices_m[:, self.tip_vertices]], dim=1)[:, self.joint_order]
 
     def landmarks(self, joints_m: Tensor, rotmats: Tensor) -> Tensor:
-        """Where MediaPipe puts its landmarks on posed hands: the joints moved by `refine.LANDMARK_OFFSETS_M`.
+        """Where MediaPipe puts its landmarks on posed hands: the joints moved by `hand_model.landmarks.LANDMARK_OFFSETS_M`.
 
         Args:
             joints_m: (N, 21, 3) posed by `rotmats`, in any place.
