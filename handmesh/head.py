@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from handmesh.detection.landmarks import LandmarkAnswer, LandmarkKind
 from handmesh.errors import UserError
 from handmesh.geometry.camera import translation_to_weak_perspective, weak_perspective_to_translation
 from handmesh.geometry.crop import camera_to_crop, crop_to_camera
@@ -20,14 +21,10 @@ from handmesh.hand_model.assets import ASSETS
 from handmesh.records import Crop, HandParams
 from handmesh.runtime import OUTPUTS, Runtime, onnxruntime_session, outputs_to_params, read_metadata
 
-if TYPE_CHECKING:
-    from handmesh.detection.landmarks import LandmarkAnswer
-
-Landmarks = Literal["full", "lite"]
 # Which landmark network looks at every hand, and whose parameters the hands have.
 LandmarkChoice = Literal["full", "lite", "off"]
 Answer = Literal["head", "network"]
-HEADS: dict[Landmarks, Path] = {"full": ASSETS / "head_full.onnx", "lite": ASSETS / "head_lite.onnx"}
+HEADS: dict[LandmarkKind, Path] = {"full": ASSETS / "head_full.onnx", "lite": ASSETS / "head_lite.onnx"}
 FORMAT = 1
 INPUTS = ("pooled", "map", "answer", "has_answer")
 HEAD_OUTPUTS = (*OUTPUTS, "spread_m")
@@ -71,7 +68,7 @@ class HeadInfo:
         metadata: everything in the file's "handmesh" entry.
     """
 
-    landmarks: Landmarks
+    landmarks: LandmarkKind
     hand_model: str
     network_sha256: str
     metadata: dict[str, Any]

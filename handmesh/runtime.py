@@ -120,7 +120,7 @@ class Predictor:
         """What the network gives for one crop or more, before it is made into parameters: `OUTPUTS` by name, each (N, ...)."""
         expect_crops(crops, self.info.input_size_px)
         parts = []
-        for batch in _split(crops):
+        for batch in split_batches(crops):
             self.prepare(len(batch))
             parts.append(self._networks[len(batch)](batch))
         return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
@@ -319,7 +319,7 @@ def onnxruntime_session(path: Path, options: Any, what: str) -> Any:
         raise UserError(f"expected {what} that ONNX Runtime can run, got '{path}', which it refuses; export it again") from error
 
 
-def _split(crops: np.ndarray) -> Iterator[np.ndarray]:
+def split_batches(crops: np.ndarray) -> Iterator[np.ndarray]:
     """Batches of the compiled sizes, largest first."""
     start = 0
     for batch in BATCH_SIZES:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from handmesh import __version__
-from handmesh.deploy.onnx_graph import forget_origins, store_weights_in_fp16
+from handmesh.deploy.onnx_graph import store_weights_in_fp16, trace
 from handmesh.deploy.parity import LIMIT_MM, check_parity, distance_mm, vertices_of
 from handmesh.hand_model import HandModel
 from handmesh.head import HEAD_OUTPUTS, INPUTS
@@ -22,8 +20,6 @@ from handmesh.looks import Looks
 from handmesh.runtime import METADATA_KEY
 from handmesh.training.head import HeadNet
 from handmesh.wholefile import replacing
-
-_OPSET = 18
 
 
 class _Deployed(nn.Module):
@@ -59,29 +55,7 @@ def export_head(net: HeadNet, model: HandModel, looks: Looks, rows: np.ndarray, 
 
     inputs = [getattr(looks, name)[rows].astype(np.float32) for name in INPUTS[:3]] + [np.ones((len(rows), 1), np.float32)]
     tensors = tuple(torch.from_numpy(value) for value in inputs)
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)
-    batch = torch.export.Dim("batch")
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            # torch warns about its own plans, which say nothing about this head.
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                _Deployed(net).eval(),
-                tensors,
-                input_names=list(INPUTS),
-                output_names=list(HEAD_OUTPUTS),
-                opset_version=_OPSET,
-                dynamo=True,
-                dynamic_shapes=tuple({0: batch} for _ in INPUTS),
-                verbose=False,
-            )
-    finally:
-        exporter_log.setLevel(level)
-    assert program is not None
-    proto = program.model_proto
-    forget_origins(proto)
+    proto = trace(_Deployed(net).eval(), dict(zip(INPUTS, tensors, strict=True)), HEAD_OUTPUTS)
     store_weights_in_fp16(proto)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     values = session.run(list(HEAD_OUTPUTS), dict(zip(INPUTS, inputs, strict=True)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
 import torch
+from torch import nn
 
 from handmesh.deploy.graph import DeployNet, arrange
 from handmesh.runtime import INPUT, OUTPUTS
@@ -23,21 +25,33 @@ def to_onnx(fused: HandNet) -> onnx.ModelProto:
         fused: what `graph.fuse` gave, in f32; it is arranged for runtimes first.
     """
     crops = torch.zeros((2, fused.size_px, fused.size_px, 3), dtype=torch.uint8)
+    return trace(DeployNet(arrange(fused)).eval(), {INPUT: crops}, OUTPUTS)
+
+
+def trace(module: nn.Module, inputs: dict[str, torch.Tensor], outputs: Sequence[str]) -> onnx.ModelProto:
+    """The graph of a module with a free batch size.
+
+    Args:
+        module: in evaluation mode; gives a tuple.
+        inputs: by name, in the module's order, each (N, ...) with N of at least 2.
+        outputs: their names, in order.
+    """
     exporter_log = logging.getLogger("torch.onnx")
     level = exporter_log.level
     exporter_log.setLevel(logging.ERROR)
+    batch = torch.export.Dim("batch")
     try:
         with torch.no_grad(), warnings.catch_warnings():
             # torch warns about its own plans, which say nothing about this network.
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                DeployNet(arrange(fused)).eval(),
-                (crops,),
-                input_names=[INPUT],
-                output_names=list(OUTPUTS),
+                module,
+                tuple(inputs.values()),
+                input_names=list(inputs),
+                output_names=list(outputs),
                 opset_version=_OPSET,
                 dynamo=True,
-                dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+                dynamic_shapes=tuple({0: batch} for _ in inputs),
                 verbose=False,
             )
     finally:

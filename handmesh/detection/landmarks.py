@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from threading import Lock
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from handmesh.detection.compiled import PictureNetwork, compile_for_pictures, ou
 from handmesh.detection.files import NetworkName
 from handmesh.detection.regions import REGION_PX
 from handmesh.errors import UserError
-from handmesh.runtime import BATCH_SIZES, Precision, Runtime, expect_crops
+from handmesh.runtime import BATCH_SIZES, Precision, Runtime, expect_crops, split_batches
 from handmesh.skeleton import JOINTS
 
 LandmarkKind = Literal["full", "lite"]
@@ -103,7 +102,7 @@ class LandmarkNetwork:
         """
         expect_crops(regions, REGION_PX)
         with self._lock:
-            answers = [self._network(len(batch))(batch) for batch in _split(regions)]
+            answers = [self._network(len(batch))(batch) for batch in split_batches(regions)]
         points, presence, right, world, pooled, coarse = (np.concatenate(values) for values in zip(*answers, strict=True))
         points = points.reshape(-1, len(JOINTS), 3)
         # MediaPipe's pixels have their corners at integers.
@@ -117,12 +116,3 @@ class LandmarkNetwork:
             names = [*_ANSWERS, _POOLED, _MAP]
             self._networks[batch] = compile_for_pictures(self._model, names, batch, self._precision, self._threads)
         return self._networks[batch]
-
-
-def _split(regions: np.ndarray) -> Iterator[np.ndarray]:
-    """Batches of the compiled sizes, largest first."""
-    start = 0
-    for batch in BATCH_SIZES:
-        while len(regions) - start >= batch:
-            yield regions[start : start + batch]
-            start += batch

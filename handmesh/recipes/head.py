@@ -18,11 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from handmesh.config import config_to_dict
 from handmesh.deploy.head import export_head
-from handmesh.detection.landmarks import LandmarkNetwork
+from handmesh.detection.landmarks import LandmarkKind, LandmarkNetwork
 from handmesh.detection.regions import REGION_PX
 from handmesh.errors import UserError, one_line
 from handmesh.hand_model import load_hand_model
-from handmesh.head import FORMAT, Landmarks
+from handmesh.head import FORMAT
 from handmesh.looks import read_looks, write_manifest, write_shard
 from handmesh.photographs import PhotographReader
 from handmesh.recipes.looks import Subject, look, photograph_subjects, rendered_subjects
@@ -51,7 +51,7 @@ class HeadCommand:
     """The exported hand network that the heads are for (.onnx); the embedded one without it."""
     hand_model: str = "open"
     """'open', 'mano', or the path of a hand model's npz: the network's."""
-    landmarks: tuple[Landmarks, ...] = ("full", "lite")
+    landmarks: tuple[LandmarkKind, ...] = ("full", "lite")
     """MediaPipe's landmark networks; a head for each."""
     precisions: tuple[Precision, ...] = ("f32", "bf16")
     """Of the networks while they look, by turns: a head that has seen one alone is worse in the other."""
@@ -222,7 +222,9 @@ def _look_at(command: HeadCommand, what: str, slices: Sequence[_Slice], folder: 
 def _look_at_slice(command: HeadCommand, each: _Slice, folder: Path) -> None:
     """What a process does."""
     precision = command.precisions[each.start // _SLICE % len(command.precisions)]
-    networks: dict[Landmarks, LandmarkNetwork] = {kind: LandmarkNetwork(kind, precision=precision, threads=1) for kind in command.landmarks}
+    networks: dict[LandmarkKind, LandmarkNetwork] = {
+        kind: LandmarkNetwork(kind, precision=precision, threads=1) for kind in command.landmarks
+    }
     model = load_hand_model(command.hand_model)
     predictor = Predictor(command.network, model.id, precision=precision, threads=1)
     is_photograph = each.name.startswith("photograph")

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from handmesh.detection.landmarks import LandmarkAnswer, LandmarkNetwork
+from handmesh.detection.landmarks import LandmarkAnswer, LandmarkKind, LandmarkNetwork
 from handmesh.detection.regions import region_from_landmarks
 from handmesh.geometry.camera import camera_from_focal, project
 from handmesh.geometry.crop import camera_to_crop, crop_points, take_crop
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.landmarks import landmarks_m
 from handmesh.hand_model.skinning import skin
-from handmesh.head import ANSWER_SIZE, Landmarks, answer_in_region
+from handmesh.head import ANSWER_SIZE, answer_in_region
 from handmesh.looks import LABEL_DTYPE, Looks
 from handmesh.photographs import VALIDATION, PhotographReader
 from handmesh.records import Camera, Crop
@@ -105,11 +105,11 @@ def photograph_subjects(reader: PhotographReader, rows: np.ndarray) -> Iterator[
 
 def look(
     subjects: Iterator[Subject],
-    networks: dict[Landmarks, LandmarkNetwork],
+    networks: dict[LandmarkKind, LandmarkNetwork],
     predictor: Predictor,
     looks_each: int,
     seed: int,
-) -> dict[Landmarks, Looks]:
+) -> dict[LandmarkKind, Looks]:
     """What the networks see of each subject, `looks_each` times.
 
     Args:
@@ -118,7 +118,7 @@ def look(
         seed: decides the regions, together with the number of the image.
     """
     rows: list[tuple[Crop, Crop, np.ndarray]] = []
-    seen: dict[Landmarks, list[LandmarkAnswer]] = {kind: [] for kind in networks}
+    seen: dict[LandmarkKind, list[LandmarkAnswer]] = {kind: [] for kind in networks}
     answers, labels = [], []
 
     def flush() -> None:

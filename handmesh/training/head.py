@@ -15,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, gelu
 
 from handmesh.config import config_to_dict
 from handmesh.errors import UserError, one_line
+from handmesh.geometry.rotation import rotmat_to_rot6d
 from handmesh.hand_model.skinning import HandModel
 from handmesh.head import ANSWER_SIZE, TYPICAL_S
 from handmesh.looks import Looks
@@ -161,7 +162,7 @@ class HeadNet(nn.Module):
                 buffer: Tensor = getattr(self, f"{name}_{part}")
                 buffer.copy_(torch.from_numpy(vector).view(buffer.shape))
         mean_rotmats = looks.labels["rotmats"][params_rows].mean(0)
-        self.start.copy_(torch.from_numpy(np.concatenate([mean_rotmats[:, :, 0], mean_rotmats[:, :, 1]], -1).reshape(-1)))
+        self.start.copy_(torch.from_numpy(rotmat_to_rot6d(mean_rotmats).reshape(-1)))
 
     def forward(self, pooled: Tensor, feature_map: Tensor, answer: Tensor, has_answer: Tensor, noise: float = 0.0) -> HeadPrediction:
         """Predict.
