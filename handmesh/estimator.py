@@ -33,9 +33,7 @@ from handmesh.tracking import Track, Tracker, beside
 
 _log = logging.getLogger("handmesh")
 
-# The landmark networks where nobody says.
-IMAGE_LANDMARKS: LandmarkKind = "full"
-VIDEO_LANDMARKS: LandmarkKind = "lite"
+DEFAULT_LANDMARKS: LandmarkKind = "full"
 
 # With landmarks "off" the landmark network looks at a followed hand so often.
 _CHECK_EVERY_S = 1.0
@@ -65,9 +63,10 @@ class HandMeshEstimator:
         model: an exported hand network (.onnx); None for the embedded one.
         hand_model: "open", "mano", the path of an npz, or a `HandModel`; must be the one the network was trained with.
         landmarks: the landmark network that looks at every hand: "full", "lite", or "off", where it only helps to find hands; None for
-            `IMAGE_LANDMARKS` and, in `track`, `VIDEO_LANDMARKS`.
-        answer: whose parameters the hands have: "head", which reads what both networks see, or "network", the hand network alone. With
-            landmarks "off", and where the head was made for another network or hand model, which is said, it is the network's.
+            that of `head`, or "full".
+        answer: whose parameters the hands have: "head", which reads the landmark network and, in pictures, the hand network; or "network",
+            the hand network alone. With landmarks "off", and where the head was made for another network or hand model, which is said, it
+            is the network's.
         head: a head's file; None for the embedded one of the landmark network.
         runtime: "openvino" or "onnxruntime"; MediaPipe's networks run on OpenVINO in either.
         precision: of the networks: "f32" or, with OpenVINO, "bf16"; None for what the hand network's file says. The head's is f32.
@@ -131,9 +130,8 @@ class HandMeshEstimator:
         self._max_hands = max_hands
         self._min_confidence = min_confidence
         self._camera = camera
-        self._landmark_networks: dict[LandmarkKind, LandmarkNetwork] = {}
-        self._perceptions: dict[LandmarkKind, Perception] = {}
-        self._has_said_misfit = False
+        self._landmark_network: LandmarkNetwork | None = None
+        self._look: Perception | None = None
         self._palms: PalmDetector | None = None
         self._loading_palms = Lock()
         self._search = PalmSearch(self._load_palms, is_live, self.times)
@@ -145,7 +143,7 @@ class HandMeshEstimator:
             if self._answer == "network":
                 raise UserError("expected a head where the head answers, got one for the answers of the hand network; leave it out")
             # Now, so that one that does not fit is refused here.
-            self._perception(IMAGE_LANDMARKS)
+            self._perception()
 
     @property
     def smooth(self) -> float | None:
@@ -179,7 +177,7 @@ class HandMeshEstimator:
         """
         _check_image(image_rgb)
         camera = self._camera_for(image_rgb, camera)
-        look = self._perception(IMAGE_LANDMARKS)
+        look = self._perception()
         if detections is None:
             detections = self._find(look, image_rgb, camera, self._find_palms(image_rgb)[: self._max_hands])
         else:
@@ -199,10 +197,11 @@ class HandMeshEstimator:
     def track(self, image_rgb: np.ndarray, time_s: float, camera: Camera | None = None) -> list[Hand]:
         """The hands of the next frame of a video, from left to right.
 
-        The networks look where the hand's mesh was in the frame before, and on along its way. The palm detector, in a thread of its own,
-        looks for others about ten times a second while fewer than `max_hands` are followed. A hand that hides behind another, or leaves
-        and comes back within seconds, keeps its `track_id`. Its shape is estimated in its first second and held from then on; its pose
-        and place are smoothed.
+        The landmark network looks where the hand's mesh was in the frame before, and on along its way. The head reads it alone: the hand
+        network, which answers where `answer` asks for it, brings nothing here for its time (LOG.md). The palm detector, in a thread of its
+        own, looks for others about ten times a second while fewer than `max_hands` are followed. A hand that hides behind another, or
+        leaves and comes back within seconds, keeps its `track_id`. Its shape is estimated in its first second and held from then on; its
+        pose and place are smoothed.
 
         Args:
             image_rgb: (H, W, 3) uint8, RGB, upright.
@@ -219,9 +218,10 @@ class HandMeshEstimator:
         if self._newest_s is not None and time_s < self._newest_s:
             self.reset()
         self._newest_s = time_s
-        look = self._perception(VIDEO_LANDMARKS)
+        look = self._perception()
         self._find_new_hands(look, image_rgb, time_s, camera)
-        sights = look(image_rgb, camera, [self._target(track, time_s) for track in self._tracker.in_view])
+        targets = [self._target(track, time_s) for track in self._tracker.in_view]
+        sights = look(image_rgb, camera, targets, runs_hand_network=look.head is None)
         if look.head is None:
             new = [row for row, sight in enumerate(sights) if sight.track.keypoints_px is None]
             for row, again in zip(new, self._look_again(look, image_rgb, camera, [sights[row] for row in new]), strict=True):
@@ -244,8 +244,10 @@ class HandMeshEstimator:
         loading = self._search.prepare()
         # Of a video, also those for two hands at once: a second hand must not wait for them.
         batches = BATCH_SIZES if is_video and self._max_hands > 1 else (1,)
-        self._perception(VIDEO_LANDMARKS if is_video else IMAGE_LANDMARKS).landmarks().prepare(*batches)
-        self._predictor.prepare(*batches)
+        look = self._perception()
+        look.landmarks().prepare(*batches)
+        if look.head is None or not is_video:
+            self._predictor.prepare(*batches)
         loading.result()
 
     def reset(self) -> None:
@@ -256,8 +258,8 @@ class HandMeshEstimator:
     def close(self) -> None:
         """Give the thread back; the estimator cannot be called again."""
         self._search.close()
-        for perception in self._perceptions.values():
-            perception.close()
+        if self._look is not None:
+            self._look.close()
 
     def __enter__(self) -> HandMeshEstimator:
         return self
@@ -265,18 +267,16 @@ class HandMeshEstimator:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _perception(self, default: LandmarkKind) -> Perception:
+    def _perception(self) -> Perception:
         """What looks, with the landmark network that was asked for, or that the given head reads."""
-        kind = default
-        if self._landmarks is not None and self._landmarks != "off":
-            kind = self._landmarks
-        elif self._head_path is not None:
-            kind = read_head_info(self._head_path).landmarks
-        if kind not in self._perceptions:
-            self._perceptions[kind] = Perception(
-                self.hand_model, self._predictor, partial(self._landmark_network, kind), self._head(kind), self.times
-            )
-        return self._perceptions[kind]
+        if self._look is None:
+            kind = DEFAULT_LANDMARKS
+            if self._landmarks is not None and self._landmarks != "off":
+                kind = self._landmarks
+            elif self._head_path is not None:
+                kind = read_head_info(self._head_path).landmarks
+            self._look = Perception(self.hand_model, self._predictor, partial(self._load_landmarks, kind), self._head(kind), self.times)
+        return self._look
 
     def _head(self, kind: LandmarkKind) -> Head | None:
         if self._answer == "network":
@@ -287,15 +287,13 @@ class HandMeshEstimator:
             return head
         if self._head_path is not None:
             raise UserError(f"expected a head that fits, but '{self._head_path}' {misfit}; make one with handmesh-train configs/head.yaml")
-        if not self._has_said_misfit:
-            self._has_said_misfit = True
-            _log.warning("the hand network answers alone: the head %s", misfit)
+        _log.warning("the hand network answers alone: the head %s", misfit)
         return None
 
-    def _landmark_network(self, kind: LandmarkKind) -> LandmarkNetwork:
-        if kind not in self._landmark_networks:
-            self._landmark_networks[kind] = LandmarkNetwork(kind, self._runtime, self._predictor.precision, self._threads)
-        return self._landmark_networks[kind]
+    def _load_landmarks(self, kind: LandmarkKind) -> LandmarkNetwork:
+        if self._landmark_network is None:
+            self._landmark_network = LandmarkNetwork(kind, self._runtime, self._predictor.precision, self._threads)
+        return self._landmark_network
 
     def _load_palms(self) -> PalmDetector:
         with self._loading_palms:

@@ -13,8 +13,6 @@ from handmesh.tracking import Track, is_followed
 
 # How often it looks while a hand may be missing, in seconds of video; rounding of time stamps does not skip a frame.
 _EVERY_S, _ROUNDING_S = 0.1, 1e-3
-# Where frames are not live, an answer is taken in so many frames after it was asked for, ready or not: the same video, the same hands.
-_ANSWER_AFTER_FRAMES = 2
 
 
 class PalmSearch:
@@ -22,7 +20,8 @@ class PalmSearch:
 
     Args:
         load: gives the palm detector; called in the thread.
-        is_live: frames never wait for an answer. Without it they do where that makes the same video give the same hands every time.
+        is_live: frames never wait for an answer. Without it each answer is waited for in the next frame, so that the same video gives the
+            same hands every time.
         times: where the stage "detect" is counted.
     """
 
@@ -34,7 +33,6 @@ class PalmSearch:
         self._answer: Future[list[Palm]] | None = None
         self._asked_s: float | None = None
         self._followed_then: Sequence[Track] = ()
-        self._frames = 0
 
     def __call__(self, image_rgb: np.ndarray, time_s: float, followed: Sequence[Track], is_wanted: bool) -> list[Palm]:
         """Palms that nobody followed when they were seen, in this frame or one shortly before; the surest first.
@@ -46,8 +44,7 @@ class PalmSearch:
             is_wanted: a hand may be missing.
         """
         palms = []
-        self._frames += 1
-        if self._answer is not None and (self._answer.done() if self._is_live else not followed or self._frames >= _ANSWER_AFTER_FRAMES):
+        if self._answer is not None and (self._answer.done() or not self._is_live):
             palms = self._take()
         is_due = self._asked_s is None or time_s - self._asked_s >= _EVERY_S - _ROUNDING_S
         if is_wanted and is_due and self._answer is None:
@@ -71,7 +68,7 @@ class PalmSearch:
         self._thread.shutdown()
 
     def _ask(self, image_rgb: np.ndarray, time_s: float, followed: Sequence[Track]) -> None:
-        self._asked_s, self._followed_then, self._frames = time_s, followed, 0
+        self._asked_s, self._followed_then = time_s, followed
         # Made small here: the caller may draw on the picture while the thread still looks.
         small = letterbox(image_rgb)
 

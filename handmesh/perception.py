@@ -89,15 +89,18 @@ class Perception:
         # The two networks look side by side: each is too small for more than a core or two.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="handmesh landmarks")
 
-    def __call__(self, image_rgb: np.ndarray, camera: Camera, targets: Sequence[Target]) -> list[Sight]:
+    def __call__(self, image_rgb: np.ndarray, camera: Camera, targets: Sequence[Target], *, runs_hand_network: bool = True) -> list[Sight]:
         """Look at all targets of a picture together.
 
         Args:
             image_rgb: (H, W, 3) uint8.
             camera: of this picture.
+            runs_hand_network: False where the head is to read the landmark network alone: there is one, and all targets have regions.
         """
         if not targets:
             return []
+        if not runs_hand_network:
+            return self._look_with_landmarks(image_rgb, camera, targets)
         rows = [row for row, target in enumerate(targets) if target.region_px is not None]
         beside = self._thread.submit(self._look_at_regions, image_rgb, camera, [targets[row] for row in rows]) if rows else None
         with self._times.stage("crop"):
@@ -122,6 +125,17 @@ class Perception:
     def close(self) -> None:
         """Give the thread back."""
         self._thread.shutdown()
+
+    def _look_with_landmarks(self, image_rgb: np.ndarray, camera: Camera, targets: Sequence[Target]) -> list[Sight]:
+        assert self.head is not None
+        answer, regions = self._look_at_regions(image_rgb, camera, targets)
+        with self._times.stage("head"):
+            headed = self.head(answer, regions)
+        with self._times.stage("mesh"):
+            return [
+                self._sight(target.track, region, params, camera, (answer, row, region))
+                for row, (target, region, params) in enumerate(zip(targets, regions, headed, strict=True))
+            ]
 
     def _look_at_regions(self, image_rgb: np.ndarray, camera: Camera, targets: Sequence[Target]) -> tuple[LandmarkAnswer, list[Crop]]:
         with self._times.stage("landmarks"):

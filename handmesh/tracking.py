@@ -28,8 +28,10 @@ _DOUBTS = 3
 _SURELY_ABSENT = 0.05
 # Two followed hands are one where their keypoints lie this close, in sides of the box.
 _SAME_HAND = 0.2
-# Nearer than this, a crop may show the other hand: what it says about its side is no evidence.
+# Nearer than this, a crop may show the other hand: what it says about its side is no evidence for it; but as sure as this of the side of
+# the other one, the landmark network looks at that one.
 _CROWDED = 0.7
+_OTHERS_LOGIT = -2.0
 # A palm is that of a followed hand where their keypoints lie this close, in sides of the hand's box; and which of the hand's they are.
 _SAME_PALM = 0.4
 _OF_PALM = [JOINTS.index(name) for name in ("wrist", "index_mcp", "middle_mcp", "ring_mcp", "little_mcp", "thumb_cmc", "thumb_mcp")]
@@ -183,7 +185,13 @@ class Tracker:
         """
         newest = self._tracks[track.id]
         if seen.presence >= 0.5:
-            if not _is_crowded(newest, self.in_view):
+            near = [other for other in self.in_view if other.id != track.id and _distance(newest.box_px, other.box_px) < _CROWDED]
+            others = [other for other in near if other.is_right != newest.is_right and other.agrees > 0]
+            if others and seen.has_landmarks and seen.right_logit < _OTHERS_LOGIT:
+                # Its hand has gone behind another, and this is the other.
+                self._tracks[track.id] = replace(newest, is_lost=True)
+                return False
+            if not near:
                 newest = _after_vote(newest, track.is_right, seen, time_s)
             confirmed_s = time_s if seen.has_landmarks else newest.confirmed_s
             self._tracks[track.id] = replace(_moved(newest, seen, time_s), confirmed_s=confirmed_s, agrees=seen.right_logit, doubts=0)
@@ -307,11 +315,6 @@ def _stranger(older: Track, younger: Track) -> Track:
     if abs(older.surprise - younger.surprise) > _JUMPED:
         return older if older.surprise > younger.surprise else younger
     return younger
-
-
-def _is_crowded(track: Track, hands: Sequence[Track]) -> bool:
-    """Another hand is so near that a crop of the one may show the other."""
-    return any(other.id != track.id and _distance(track.box_px, other.box_px) < _CROWDED for other in hands)
 
 
 def _is_same_hand(a: Track, b: Track) -> bool:

@@ -23,8 +23,7 @@ from handmesh.geometry.crop import mirror_picture, resize_camera
 from handmesh.hand_model import load_hand_model
 from handmesh.hand_model.assets import ASSETS
 from handmesh.hand_model.landmarks import landmarks_m
-from handmesh.head import HeadInfo
-from handmesh.placement import _pose_to_params, params_to_pose
+from handmesh.head import HEADS, Head, HeadInfo
 from handmesh.records import Detection
 from handmesh.runtime import DEFAULT_MODEL
 from handmesh.skeleton import WRIST
@@ -164,7 +163,7 @@ def test_the_palm_in_a_box_shows_the_hand_where_the_hand_network_does_not(image_
     with HandMeshEstimator(answer="network") as estimator:
         # It sees all hands far from where they are.
         monkeypatch.setattr(estimator, "_predictor", _Changed(estimator._predictor, camera=np.array([60.0, 0.05, 0.05])))
-        look, boxes = estimator._perception("full"), [Detection(hand.box_px, True, 1.0) for hand in hands]
+        look, boxes = estimator._perception(), [Detection(hand.box_px, True, 1.0) for hand in hands]
         targets = estimator._search_boxes(look, image_rgb, camera, [Track(0, box, 0.0, 1.0) for box in boxes], keeps_sides=False)
         assert estimator.times.calls("detect") == len(hands)
     for target, hand in zip(targets, hands, strict=True):
@@ -196,9 +195,10 @@ def test_a_video_keeps_identities_and_looks_for_others_only_while_one_may_be_mis
             all_hands = _track_all(estimator, frames, camera)
             assert {tuple(hand.track_id for hand in hands) for hands in all_hands} == {(all_hands[0][0].track_id, all_hands[0][1].track_id)}
             calls = {name: count for name, count, *_ in estimator.times.table()}
-            assert set(calls) == {"detect", "find", "landmarks", "crop", "network", "head", "mesh", "smooth"}
+            # The head reads the landmark network alone: nobody asks the hand network.
+            assert set(calls) == {"detect", "find", "landmarks", "head", "mesh", "smooth"}
             # At the start, and ten times a second where there may be a third.
-            assert calls["detect"] == detect and calls["find"] == 1 and calls["network"] == calls["crop"] == len(frames)
+            assert calls["detect"] == detect and calls["find"] == 1 and calls["landmarks"] == calls["head"] == len(frames)
             estimator.reset()
             assert len(estimator.track(frames[0], 0.0)) == 2
 
@@ -270,15 +270,16 @@ def test_hands_can_be_had_as_they_were_seen(frames, camera):
     assert np.abs(np.diff(betas[None], axis=0))[3:].max() > 2 * np.abs(np.diff(betas[0.0], axis=0))[3:].max()
 
 
-def test_two_hands_are_one_batch(frames, camera, monkeypatch):
+@pytest.mark.parametrize(("answer", "asked"), [("head", []), ("network", [2] * 5)])
+def test_two_hands_are_one_batch(frames, camera, monkeypatch, answer, asked):
     sizes, looked = [], []
     look = LandmarkNetwork.__call__
     monkeypatch.setattr(LandmarkNetwork, "__call__", lambda self, regions: looked.append(len(regions)) or look(self, regions))
-    with HandMeshEstimator(camera=camera) as estimator:
+    with HandMeshEstimator(camera=camera, answer=answer) as estimator:
         monkeypatch.setattr(estimator, "_predictor", _Spy(estimator._predictor, lambda crops: sizes.append(len(crops))))
         _track_all(estimator, frames[:4], camera)
-        # Once more for hands whose palms were found.
-        assert sizes == [2] * 4 and looked == [2] * 5
+        # Once more for hands that are new: where their palms were found, and by the hand network where it answers.
+        assert sizes == asked and looked == [2] * 5
 
 
 class _Spy:
@@ -438,23 +439,20 @@ def test_a_followed_crop_has_room_for_fingers_that_may_come_out():
 
 
 class _StandIn:
-    """A head that says what the hand network said, as its region has it, but of a shape of its own."""
+    """A head that answers a shape of its own."""
 
     betas = np.full(10, 0.25)
     network_sha256 = hashlib.sha256(DEFAULT_MODEL.read_bytes()).hexdigest()
     hand_model = "open-hand-1"
-    calls = 0
 
     def __init__(self, path, runtime="openvino"):
-        self.info = HeadInfo("lite" if "lite" in path.stem else "full", self.hand_model, self.network_sha256, {})
+        kind = "lite" if "lite" in path.stem else "full"
+        self.info = HeadInfo(kind, self.hand_model, self.network_sha256, {})
+        self._head = Head(HEADS[kind], runtime)
 
-    def __call__(self, seen, regions, answers):
-        _StandIn.calls += 1
-        assert len(seen) == len(regions) == len(answers)
-        return [
-            replace(_pose_to_params(params_to_pose(params, crop), params, region), betas=self.betas, spread_m=np.full(21, 0.004))
-            for region, (params, crop) in zip(regions, answers, strict=True)
-        ]
+    def __call__(self, seen, regions, answers=None):
+        assert len(seen) == len(regions)
+        return [replace(params, betas=self.betas, spread_m=np.full(21, 0.004)) for params in self._head(seen, regions, answers)]
 
 
 @pytest.fixture
@@ -506,7 +504,7 @@ def test_a_given_head_that_does_not_fit_is_refused(stand_in, monkeypatch, tmp_pa
 def test_a_given_head_decides_which_landmark_network_looks(frames, camera, stand_in, tmp_path):
     with HandMeshEstimator(head=tmp_path / "my_lite.onnx", camera=camera) as estimator:
         assert len(estimator(frames[0], camera)) == 2
-        assert set(estimator._landmark_networks) == {"lite"}
+        assert estimator._landmark_network.kind == "lite"
 
 
 def test_only_what_is_needed_is_loaded_and_once(frames, camera, hands, stand_in, monkeypatch):
@@ -526,7 +524,7 @@ def test_only_what_is_needed_is_loaded_and_once(frames, camera, hands, stand_in,
     with HandMeshEstimator(camera=camera) as estimator:
         estimator.prepare(is_video=True)
         _track_all(estimator, frames[:3], camera)
-        assert sorted(loaded) == [("LandmarkNetwork", "lite"), ("PalmDetector", "openvino")]
+        assert sorted(loaded) == [("LandmarkNetwork", "full"), ("PalmDetector", "openvino")]
 
 
 def test_without_landmarks_the_landmark_network_looks_once_a_second(frames, camera, monkeypatch):

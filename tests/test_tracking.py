@@ -245,6 +245,21 @@ def test_a_hand_that_goes_behind_another_is_lost_not_doubled():
     assert [track.id for track in tracker.in_view] == [right.id]
 
 
+@pytest.mark.parametrize(
+    ("far", "is_other_right", "right_logit", "is_lost"),
+    [(0, False, -4.0, True), (0, False, -1.0, False), (0, True, -4.0, False), (200, False, -4.0, False)],
+)
+def test_a_region_that_shows_the_other_hand_is_not_its_own(far, is_other_right, right_logit, is_lost):
+    """Before the two meet: a hand beside the mesh would be shown as the hidden one."""
+    tracker = Tracker()
+    hidden, other = tracker.update([_at(0), _at(50 + far, is_right=is_other_right)], 0.0)
+    for frame, logit in ((1, 4.0), (2, right_logit)):
+        assert tracker.follow(other, _seen(50.0 + far), frame * FRAME_S)
+        assert tracker.follow(hidden, _seen(0.0, right_logit=logit), frame * FRAME_S) != (is_lost and frame == 2)
+    assert (hidden.id in {track.id for track in tracker.in_view}) != is_lost
+    assert hidden.id in tracker.known
+
+
 def test_a_hand_that_comes_out_from_behind_another_is_the_same_hand():
     tracker, right, left = _two_that_meet()
     for frame in range(11, 15):

@@ -83,9 +83,9 @@ class DemoCommand:
     fps: float | None = None
     """Frames per second to ask the camera for."""
     landmarks: LandmarkChoice | None = None
-    """MediaPipe's landmark network that looks at every hand: full, lite or off; full for pictures, lite (faster) for videos."""
+    """MediaPipe's landmark network that looks at every hand: full, lite (faster, and sees less well) or off; full without it."""
     answer: Answer = "head"
-    """Whose answer is shown: the head's, which reads what landmark network and hand network see, or the hand network's alone."""
+    """Whose answer is shown: the head's, which reads the landmark network and, in pictures, the hand network; or the hand network's."""
     head: Path | None = None
     """Head: an .onnx file by handmesh-train configs/head.yaml; without it, the one that comes with the package, for its network."""
     model: Path | None = None
