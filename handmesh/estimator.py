@@ -23,7 +23,7 @@ from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.head import HEADS, Answer, Head, LandmarkChoice, read_head_info
 from handmesh.palm_search import PalmSearch
 from handmesh.perception import Perception, Sight, Target, misfit_of
-from handmesh.placement import params_to_pose, pose_hand
+from handmesh.placement import match_keypoints, params_to_pose, pose_hand
 from handmesh.records import Camera, Detection, Hand, PlacedPose
 from handmesh.runtime import BATCH_SIZES, Precision, Predictor, Runtime
 from handmesh.skeleton import FINGERS, JOINTS, WRIST
@@ -401,7 +401,10 @@ class HandMeshEstimator:
         betas = memory.shape.update(pose.betas, sight.params.presence, time_s - memory.time_s)
         # The same picture of a larger hand is that of one farther away.
         farther = self.hand_model.extent_m(betas) / self.hand_model.extent_m(pose.betas)
-        pose = memory.filter(replace(pose, betas=betas, root_m=farther * pose.root_m), time_s, self._smooth)
+        held = replace(pose, betas=betas, root_m=farther * pose.root_m)
+        # And of other proportions it is to look as the frame's own did.
+        held = match_keypoints(self.hand_model.for_joints, held, sight.seen.keypoints_px, camera)
+        pose = memory.filter(held, time_s, self._smooth)
         memory.time_s = time_s
         return self._posed(sight, pose, camera)
 

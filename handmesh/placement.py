@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from handmesh.geometry.camera import project, translation_to_weak_perspective, weak_perspective_to_translation
+from handmesh.geometry.camera import project, translation_to_weak_perspective, unproject, weak_perspective_to_translation
 from handmesh.geometry.crop import camera_to_crop, crop_to_camera
-from handmesh.geometry.rotation import mirror_rotmat
+from handmesh.geometry.rotation import mirror_rotmat, rotvec_to_rotmat
 from handmesh.hand_model.landmarks import landmarks_m
 from handmesh.hand_model.skinning import HandModel, mirror_points, skin
 from handmesh.records import Camera, Crop, Hand, HandParams, PlacedPose
 from handmesh.skeleton import ROOT, WRIST
 from handmesh.tracking import Track
+
+# Against turns that keypoints hardly tell, in squared sides of a picture at unit depth.
+_TURN_DAMPING = 1e-3
 
 
 def place_hand(model: HandModel, params: HandParams, crop: Crop, camera: Camera, track: Track) -> Hand:
@@ -68,6 +71,31 @@ def params_to_points(model: HandModel, params: HandParams, crop: Crop, camera: C
     pose = params_to_pose(params, crop)
     _, joints_m, R_camera_wrist = _placed(model, pose)
     return project(joints_m, camera), project(landmarks_m(joints_m, R_camera_wrist, pose.rotmats, pose.is_right), camera)
+
+
+def match_keypoints(model: HandModel, pose: PlacedPose, keypoints_px: np.ndarray, camera: Camera) -> PlacedPose:
+    """Turn and move a hand so that its keypoints lie where they were seen: one damped step of Gauss and Newton.
+
+    Args:
+        model: `HandModel.for_joints` will do.
+        pose: near the answer.
+        keypoints_px: (21, 2) of the full picture.
+        camera: of the full picture.
+    """
+    _, joints_m, R_camera_wrist = _placed(model, pose)
+    arms_m, depth_m = joints_m - pose.root_m, joints_m[:, 2:]
+    seen = joints_m[:, :2] / depth_m
+    # Of seen by the place (3), and by a turn about the root (3): the place moves by turn x arm.
+    by_place = np.zeros((len(joints_m), 2, 3))
+    by_place[:, 0, 0] = by_place[:, 1, 1] = 1 / depth_m[:, 0]
+    by_place[:, :, 2] = -seen / depth_m
+    by_turn = np.cross(arms_m[:, None], by_place)
+    jacobian = np.concatenate([by_place, by_turn], axis=2).reshape(-1, 6)
+    missing = (unproject(keypoints_px, camera)[:, :2] - seen).ravel()
+    step = np.linalg.solve(jacobian.T @ jacobian + np.diag([0, 0, 0, *[_TURN_DAMPING] * 3]), jacobian.T @ missing)
+    first = rotvec_to_rotmat(step[3:]) @ R_camera_wrist
+    rotmats = np.concatenate([(first if pose.is_right else mirror_rotmat(first))[None], pose.rotmats[1:]])
+    return replace(pose, rotmats=rotmats, root_m=pose.root_m + step[:3])
 
 
 def params_to_pose(params: HandParams, crop: Crop) -> PlacedPose:

@@ -13,8 +13,8 @@ DEFAULT_SMOOTH = 0.5
 
 # Of the filters at `DEFAULT_SMOOTH`, chosen on rendered clips and a real one (LOG.md): the cutoff of what is still in Hz, how much it rises
 # with speed, and the speeds that noise reaches, below which it hardly does. Of joints; of where the hand is seen, then of how far away.
-_TURN_HZ, _TURN_HZ_PER_RAD_S, _TREMBLE_RAD_S = 0.75, 6.0, 3.0
-_PLACE_HZ, _PLACE_HZ_PER_M_S, _TREMBLE_M_S = np.array([1.5, 0.25]), np.array([30.0, 13.0]), np.array([0.02, 0.1])
+_TURN_HZ, _TURN_HZ_PER_RAD_S, _TREMBLE_RAD_S = 0.15, 30.0, 4.0
+_PLACE_HZ, _PLACE_HZ_PER_M_S, _TREMBLE_M_S = np.array([2.5, 0.25]), np.array([40.0, 16.0]), np.array([0.02, 0.1])
 # Of the filter of the speed itself.
 _SPEED_HZ = 2.0
 # The strongest smoothing leaves these shares of the default's cutoffs, of still and of moving hands.

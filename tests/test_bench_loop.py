@@ -478,7 +478,7 @@ def test_the_real_loop_on_the_clip(tmp_path: Path, capsys):
     assert loops["as-seen"]["calls"] == 6
     assert 0 < ours["distance_median"] < 0.5 and ours["missed_share"] == 0
     stages = {row["name"]: row for row in report.rows if row["contender"] == OURS and row["by"] == "stage"}
-    assert {"read", "detect", "find", "landmarks", "crop", "network", "head", "mesh", "smooth", "overlay"} == set(stages)
+    assert {"read", "detect", "find", "landmarks", "head", "mesh", "smooth", "overlay"} == set(stages)
     assert all(math.isfinite(row["p99_ms"]) for row in stages.values())
     written = json.loads((tmp_path / "loop.json").read_text())
     assert written["what"] == "loop" and written["rows"] == report.rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from handmesh.geometry.crop import look_at_points
 from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import load_hand_model
 from handmesh.hand_model.landmarks import LANDMARK_OFFSETS_M
-from handmesh.placement import params_to_points, params_to_pose, place_hand, pose_hand
+from handmesh.placement import match_keypoints, params_to_points, params_to_pose, place_hand, pose_hand
 from handmesh.records import Camera, Crop, Detection, HandParams
 from handmesh.skeleton import JOINTS, MANO_JOINTS, MANO_PARENTS, ROOT, WRIST
 from handmesh.tracking import Track
@@ -61,6 +63,25 @@ def test_a_larger_hand_farther_away_looks_the_same(model, is_right):
         assert np.allclose(getattr(large, name), 1.25 * getattr(plain, name))
     assert np.allclose(large.T_camera_wrist[:3, 3], 1.25 * plain.T_camera_wrist[:3, 3])
     assert np.allclose(large.T_camera_wrist[:3, :3], plain.T_camera_wrist[:3, :3])
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_hand_is_turned_and_moved_to_its_keypoints(model, camera, is_right):
+    params, crop, track = _world(camera, is_right)
+    pose = params_to_pose(params, crop)
+    seen_px = pose_hand(model, pose, params, crop, camera, track).keypoints_px
+    same = match_keypoints(model, pose, seen_px, camera)
+    assert np.allclose(same.rotmats, pose.rotmats, atol=1e-6) and np.allclose(same.root_m, pose.root_m, atol=1e-6)
+    # A turn and a shift are undone, and other bones are placed better.
+    turned = replace(pose, rotmats=pose.rotmats.copy(), root_m=pose.root_m + (0.005, -0.004, 0.01))
+    turned.rotmats[0] = rotvec_to_rotmat(np.array([0.04, -0.05, 0.06])) @ pose.rotmats[0]
+    for other, at_most in ((turned, 0.15), (replace(pose, betas=pose.betas + 0.5), 0.8)):
+        off_px = [
+            np.linalg.norm(pose_hand(model, each, params, crop, camera, track).keypoints_px - seen_px, axis=1).mean()
+            for each in (other, match_keypoints(model, other, seen_px, camera))
+        ]
+        assert off_px[1] < at_most * off_px[0]
 
 
 @pytest.mark.parametrize("camera", CAMERAS)
