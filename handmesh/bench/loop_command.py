@@ -73,7 +73,7 @@ class LoopCommand(_NetworkFlags):
     with the detector and two looks in every frame, as pictures have them; or the loop that shows each frame's hands as seen, neither
     smoothed nor with a held shape. Each gives a ratio of frames/s, the first two the distance of our keypoints to MediaPipe's landmarks."""
     threads: int = 0
-    """Of the network; 0 takes half of the cores, as handmesh-demo does for streams."""
+    """Of the network; 0 takes as many as handmesh-demo does for streams."""
     rounds: int = 3
     """Turns that each has; every turn is the whole video."""
     out: Path = Path("bench_out")

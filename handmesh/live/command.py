@@ -97,7 +97,7 @@ class DemoCommand:
     precision: Precision | None = None
     """Arithmetic of the networks, by default the hand network's file's; bf16 is faster on CPUs that have it (OpenVINO only)."""
     threads: int = 0
-    """Threads of each network; 0 takes half of the cores for streams, where reading and drawing need the others, and all for pictures."""
+    """Threads of each network; 0 takes half of the cores, and two at least, for streams (drawing needs the others), all for pictures."""
     profile: tyro.conf.FlagCreatePairsOff[bool] = False
     """At the end, print how long each stage took."""
 
@@ -191,14 +191,16 @@ def with_bare_flags(arguments: Sequence[str]) -> list[str]:
 
 
 def network_threads(is_stream: bool) -> int:
-    """Threads that the network gets when nobody says: half of the cores in streams, 0 (as many as it likes) for pictures.
+    """Threads that a network gets when nobody says: half of the cores in streams, but two where there are, and 0 (as many as it likes) for
+    pictures.
 
-    In streams the stages overlap: with all cores for the network, they wait for each other.
+    In streams the stages overlap, and with all of many cores for the network they would wait for each other. Of two cores the network,
+    which takes most of the time, needs both (LOG.md).
     """
     if not is_stream:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // 2)
+    return min(cores, max(2, cores // 2))
 
 
 def summary(report: LoopReport, source: Source, output: Path | None) -> str:
