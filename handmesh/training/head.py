@@ -44,7 +44,7 @@ class HeadLossWeights:
 
     joints: float = 200.0
     """L1 of 3D joints from the root, metres."""
-    keypoints: float = 20.0
+    keypoints: float = 40.0
     """L1 of keypoints, in sides of the region."""
     rotmats: float = 4.0
     """L1 of rotation matrices."""
@@ -52,7 +52,7 @@ class HeadLossWeights:
     """L1 of shape."""
     scale: float = 1.0
     """L1 of the logarithm of the weak camera's scale."""
-    landmarks: float = 20.0
+    landmarks: float = 60.0
     """Distance of the keypoints, moved to a detector's landmarks, to these, in sides of the region (photographs)."""
     betas_of_photographs: float = 0.01
     """Squared shape where only landmarks are known."""
@@ -75,11 +75,11 @@ class HeadTraining:
     """Of the hidden layers."""
     map_channels: int = 24
     """That the map is squeezed to."""
-    steps: int = 6000
+    steps: int = 4500
     """Batches."""
     batch_size: int = 512
     """Rendered looks in a batch."""
-    photographs: int = 256
+    photographs: int = 384
     """Looks at photographs in a batch, where there are any."""
     learning_rate: float = 1.5e-3
     """AdamW's, at its highest; one cycle."""
@@ -87,7 +87,7 @@ class HeadTraining:
     """Of all weights."""
     noise: float = 0.05
     """On the standardised inputs while training."""
-    drop_answer: float = 0.25
+    drop_answer: float = 0.4
     """Fraction of looks that come without the hand network's answer."""
     dropout: float = 0.1
     """In the hidden layers; twice as much on the map."""
