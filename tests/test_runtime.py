@@ -133,9 +133,9 @@ def test_both_runtimes_say_the_same(crops):
     assert distance_mm < 0.01
 
 
-@pytest.mark.parametrize(("landmarks", "limit_mm"), [("off", 1.0), ("full", 4.0), ("lite", 4.0)])
-def test_what_bf16_costs(landmarks, limit_mm):
-    """On hands of the embedded clip: the hand network alone, and the head, in whose inputs the landmark network's rounding adds up."""
+@pytest.mark.parametrize("landmarks", ["off", "full", "lite"])
+def test_what_bf16_costs(landmarks):
+    """On hands of the embedded clip: the hand network alone, and the head, which learnt from looks in both precisions."""
     video = cv2.VideoCapture(str(ASSETS / "demo_clip.mp4"))
     detector = HandDetector()
     with HandMeshEstimator(landmarks=landmarks) as full, HandMeshEstimator(landmarks=landmarks, precision="bf16") as half:
@@ -147,7 +147,7 @@ def test_what_bf16_costs(landmarks, limit_mm):
             for one, other in zip(full(image_rgb, CAMERA, detections), half(image_rgb, CAMERA, detections), strict=True):
                 root_m = [hand.joints_m[ROOT] for hand in (one, other)]
                 distances_mm += [1e3 * np.linalg.norm((one.vertices_m - root_m[0]) - (other.vertices_m - root_m[1]), axis=1).mean()]
-    assert len(distances_mm) > 10 and np.mean(distances_mm) < limit_mm
+    assert len(distances_mm) > 10 and np.mean(distances_mm) < 1.0
 
 
 def test_batches_do_not_mix(crops):
