@@ -404,7 +404,7 @@ class HandMeshEstimator:
         held = replace(pose, betas=betas, root_m=farther * pose.root_m)
         # And of other proportions it is to look as the frame's own did.
         held = match_keypoints(self.hand_model.for_joints, held, sight.seen.keypoints_px, camera)
-        pose = memory.filter(held, time_s, self._smooth)
+        pose = memory.filter(held, time_s, self._smooth, sight.params.spread_m)
         memory.time_s = time_s
         return self._posed(sight, pose, camera)
 

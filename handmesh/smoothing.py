@@ -15,6 +15,8 @@ DEFAULT_SMOOTH = 0.5
 # with speed, and the speeds that noise reaches, below which it hardly does. Of joints; of where the hand is seen, then of how far away.
 _TURN_HZ, _TURN_HZ_PER_RAD_S, _TREMBLE_RAD_S = 0.15, 30.0, 4.0
 _PLACE_HZ, _PLACE_HZ_PER_M_S, _TREMBLE_M_S = np.array([2.5, 0.25]), np.array([40.0, 16.0]), np.array([0.02, 0.1])
+# A hand whose keypoints are expected to be off by less is followed more closely: cutoffs grow with the square, up to so many times.
+_SURE_M, _MOST_SURE = 0.002, 4.0
 # Of the filter of the speed itself.
 _SPEED_HZ = 2.0
 # The strongest smoothing leaves these shares of the default's cutoffs, of still and of moving hands.
@@ -67,13 +69,14 @@ class HandFilter:
     def __init__(self) -> None:
         self._state: _State | None = None
 
-    def __call__(self, pose: PlacedPose, time_s: float, smooth: float) -> PlacedPose:
+    def __call__(self, pose: PlacedPose, time_s: float, smooth: float, spread_m: np.ndarray | None = None) -> PlacedPose:
         """The smoothed pose of the next frame; its betas are those of `pose`.
 
         Args:
             pose: what was measured.
             time_s: of the frame. After a gap, or where it is not later than the last one, the filter starts anew.
             smooth: 0 changes nothing, 1 smooths most.
+            spread_m: (21,) how far off the keypoints are expected to be, metres; None where that is not known.
         """
         place = _place(pose.root_m)
         state = self._state
@@ -81,7 +84,8 @@ class HandFilter:
         if state is None or not 0 < dt_s <= _LONGEST_GAP_S or smooth <= 0:
             self._state = _State(time_s, pose.rotmats, place, pose.rotmats, place, np.zeros((16, 3)), np.zeros(3), 1)
             return pose
-        still, moving = _strengths(smooth)
+        sureness = 1.0 if spread_m is None else float(np.clip((_SURE_M / np.median(spread_m)) ** 2, 1.0, _MOST_SURE))
+        still, moving = (sureness * strength for strength in _strengths(smooth))
         # From what was measured before, and from what was shown, to what is measured now.
         turns = _turn(np.stack([state.seen_rotmats, state.rotmats]), pose.rotmats)
         # The speed of what is measured, not of what is shown: the lag of the second would pass for motion.

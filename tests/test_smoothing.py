@@ -54,6 +54,17 @@ def test_more_smoothing_is_steadier():
     assert spreads[2][0] < spreads[0][0] / 2 and spreads[2][1] < spreads[0][1] / 2
 
 
+def test_a_hand_that_is_surely_seen_is_followed_more_closely():
+    poses = _noisy(300)
+    spreads = []
+    for spread_mm in (None, 8.0, 2.0, 1.2, 0.5):
+        hand_filter, spread_m = HandFilter(), None if spread_mm is None else np.full(21, 1e-3 * spread_mm)
+        spreads.append(_spread([hand_filter(pose, frame / FPS, DEFAULT_SMOOTH, spread_m) for frame, pose in enumerate(poses)][90:]))
+    assert spreads[0] == spreads[1] == spreads[2]
+    for less, more in itertools.pairwise(spreads[2:]):
+        assert more[0] > less[0] and more[1] > less[1]
+
+
 @pytest.mark.parametrize("fps", [30.0, 60.0])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_hand_at_one_metre_a_second_is_hardly_late(axis: int, fps: float):
