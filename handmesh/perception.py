@@ -99,43 +99,35 @@ class Perception:
         """
         if not targets:
             return []
-        if not runs_hand_network:
-            return self._look_with_landmarks(image_rgb, camera, targets)
         rows = [row for row, target in enumerate(targets) if target.region_px is not None]
-        beside = self._thread.submit(self._look_at_regions, image_rgb, camera, [targets[row] for row in rows]) if rows else None
-        with self._times.stage("crop"):
-            crops = [self._crop(image_rgb, camera, target) for target in targets]
-        with self._times.stage("network"):
-            said = self._predictor(np.stack([crop.image for crop in crops]))
-        params, shown = list(said), list(crops)
-        answer, regions = (None, []) if beside is None else beside.result()
+        looking = [targets[row] for row in rows]
+        shown: dict[int, tuple[Crop, HandParams]] = {}
+        asked = None
+        if runs_hand_network:
+            beside = self._thread.submit(self._look_at_regions, image_rgb, camera, looking) if rows else None
+            with self._times.stage("crop"):
+                crops = [self._crop(image_rgb, camera, target) for target in targets]
+            with self._times.stage("network"):
+                said = self._predictor(np.stack([crop.image for crop in crops]))
+            shown = dict(enumerate(zip(crops, said, strict=True)))
+            asked = [(said[row], crops[row]) for row in rows]
+            answer, regions = (None, []) if beside is None else beside.result()
+        else:
+            answer, regions = self._look_at_regions(image_rgb, camera, looking)
         if answer is not None and self.head is not None:
             with self._times.stage("head"):
-                headed = self.head(answer, regions, [(said[row], crops[row]) for row in rows])
-                for row, region, its in zip(rows, regions, headed, strict=True):
-                    params[row], shown[row] = its, region
+                shown |= dict(zip(rows, zip(regions, self.head(answer, regions, asked), strict=True), strict=True))
         with self._times.stage("mesh"):
             sights = []
             for row, target in enumerate(targets):
                 index = rows.index(row) if row in rows else None
                 looked = None if answer is None or index is None else (answer, index, regions[index])
-                sights.append(self._sight(target.track, shown[row], params[row], camera, looked))
+                sights.append(self._sight(target.track, *shown[row], camera, looked))
             return sights
 
     def close(self) -> None:
         """Give the thread back."""
         self._thread.shutdown()
-
-    def _look_with_landmarks(self, image_rgb: np.ndarray, camera: Camera, targets: Sequence[Target]) -> list[Sight]:
-        assert self.head is not None
-        answer, regions = self._look_at_regions(image_rgb, camera, targets)
-        with self._times.stage("head"):
-            headed = self.head(answer, regions)
-        with self._times.stage("mesh"):
-            return [
-                self._sight(target.track, region, params, camera, (answer, row, region))
-                for row, (target, region, params) in enumerate(zip(targets, regions, headed, strict=True))
-            ]
 
     def _look_at_regions(self, image_rgb: np.ndarray, camera: Camera, targets: Sequence[Target]) -> tuple[LandmarkAnswer, list[Crop]]:
         with self._times.stage("landmarks"):

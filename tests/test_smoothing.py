@@ -50,8 +50,11 @@ def test_more_smoothing_is_steadier():
     spreads = [_spread(_filtered(poses, smooth)[90:]) for smooth in (0.0, 0.25, DEFAULT_SMOOTH, 0.75, 1.0)]
     for less, more in itertools.pairwise(spreads):
         assert more[0] < less[0] and more[1] < less[1]
-    # 0.02 rad and 1 mm, more than heads waver by, are noise, not motion.
+    # 0.02 rad and 1 mm are more than heads waver by, but noise, not motion.
     assert spreads[2][0] < spreads[0][0] / 2 and spreads[2][1] < spreads[0][1] / 2
+    # What a head's joints waver by at most (LOG.md): to a third and less.
+    shaky, steady = (_spread(_filtered(_noisy(300, 0.006), smooth)[90:]) for smooth in (0.0, DEFAULT_SMOOTH))
+    assert steady[0] < shaky[0] / 3
 
 
 def test_a_hand_that_is_surely_seen_is_followed_more_closely():
