@@ -23,7 +23,7 @@ from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.head import HEADS, Answer, Head, LandmarkChoice, read_head_info
 from handmesh.palm_search import PalmSearch
 from handmesh.perception import Perception, Sight, Target, misfit_of
-from handmesh.placement import match_keypoints, params_to_pose, pose_hand
+from handmesh.placement import match_keypoints, mean_pose, params_to_pose, pose_hand
 from handmesh.records import Camera, Detection, Hand, PlacedPose
 from handmesh.runtime import BATCH_SIZES, Precision, Predictor, Runtime
 from handmesh.skeleton import FINGERS, JOINTS, WRIST
@@ -39,6 +39,8 @@ DEFAULT_LANDMARKS: LandmarkKind = "full"
 _CHECK_EVERY_S = 1.0
 # Side of the part of a picture in which a box's palm is looked for, over the box's.
 _AROUND_BOX = 1.5
+# How far a picture's region is turned for another look at its hand. The mean of four looks is nearer on photographs (LOG.md).
+_ASIDE_RAD = math.radians(20)
 # Of all fingers but the thumb.
 _KNUCKLES = [JOINTS.index(f"{finger}_mcp") for finger in FINGERS[1:]]
 _FINGERTIPS = [JOINTS.index(f"{finger}_tip") for finger in FINGERS[1:]]
@@ -190,9 +192,11 @@ class HandMeshEstimator:
         else:
             sights = self._look_closely(look, image_rgb, camera, tracks, keeps_sides)
         if look.head is None:
-            sights = self._look_again(look, image_rgb, camera, sights)
+            seen = [[sight] for sight in self._look_again(look, image_rgb, camera, sights)]
+        else:
+            seen = self._look_around(look, image_rgb, camera, sights)
         with self.times.stage("mesh"):
-            return [self._posed(sight, params_to_pose(sight.params, sight.crop), camera) for sight in sights]
+            return [self._posed(*_mean_of(looks), camera) for looks in seen]
 
     def track(self, image_rgb: np.ndarray, time_s: float, camera: Camera | None = None) -> list[Hand]:
         """The hands of the next frame of a video, from left to right.
@@ -393,6 +397,15 @@ class HandMeshEstimator:
         """
         return look(image_rgb, camera, [Target(sight.track, _half_way(sight), None) for sight in sights])
 
+    def _look_around(self, look: Perception, image_rgb: np.ndarray, camera: Camera, sights: Sequence[Sight]) -> list[list[Sight]]:
+        """Each of a picture's hands as it was seen, and in regions around the head's answer and turned to either side."""
+        around = [[sight.seen.landmarks_px, *(_turned(sight.points_px, turn) for turn in (_ASIDE_RAD, -_ASIDE_RAD))] for sight in sights]
+        more = [
+            look(image_rgb, camera, [Target(sight.track, points_px, points_px) for sight, points_px in zip(sights, of_look, strict=True)])
+            for of_look in zip(*around, strict=True)
+        ]
+        return [list(of_hand) for of_hand in zip(sights, *more, strict=True)]
+
     def _steady(self, sight: Sight, pose: PlacedPose, camera: Camera, time_s: float) -> Hand:
         """The hand as it is shown: with its track's shape, smoothed, at its true size."""
         if self._smooth is None:
@@ -456,6 +469,26 @@ def _half_way(sight: Sight) -> np.ndarray:
     """(21, 2) between the landmarks by which a hand was found, if any, and its mesh's keypoints."""
     found_px = sight.track.detection.landmarks_px if sight.points_px is None else sight.points_px
     return sight.seen.keypoints_px if found_px is None else (found_px + sight.seen.keypoints_px) / 2
+
+
+def _turned(points_px: np.ndarray | None, turn_rad: float) -> np.ndarray:
+    """(21, 2) turned about their middle; the landmark network has looked."""
+    assert points_px is not None
+    middle, sine, cosine = points_px.mean(axis=0), math.sin(turn_rad), math.cos(turn_rad)
+    return (points_px - middle) @ np.array([[cosine, sine], [-sine, cosine]]) + middle
+
+
+def _mean_of(looks: Sequence[Sight]) -> tuple[Sight, PlacedPose]:
+    """The first of some looks at a hand, and the mean pose of all, weighted by how sure the head was of each."""
+    first, *others = looks
+    pose = params_to_pose(first.params, first.crop)
+    if not others:
+        return first, pose
+    spreads_m = np.array([look.params.spread_m for look in looks], dtype=np.float64)
+    sureness = 1 / np.median(spreads_m, axis=1) ** 2
+    spread_m = np.sqrt(np.average(np.square(spreads_m), axis=0, weights=sureness))
+    poses = [pose, *(params_to_pose(look.params, look.crop) for look in others)]
+    return replace(first, params=replace(first.params, spread_m=spread_m)), mean_pose(poses, sureness)
 
 
 def _middle_x(hand: Hand) -> float:

@@ -156,7 +156,8 @@ class Perception:
         # Of a hand that the head answers for, the mesh is where the landmarks are; the hand network's may be beside them.
         around_px = points_px if self.head is None else landmarks_px
         presence = (float(answer.presence[row]) + params.presence) / 2
-        seen = Observation(keypoints_px, around_px, presence, _logit(float(answer.right[row])), has_landmarks=True)
+        spread_m = None if params.spread_m is None else float(np.median(params.spread_m))
+        seen = Observation(keypoints_px, around_px, presence, _logit(float(answer.right[row])), has_landmarks=True, spread_m=spread_m)
         return Sight(track, crop, params, seen, points_px, float(answer.presence[row]))
 
 

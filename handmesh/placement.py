@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from handmesh.geometry.camera import project, translation_to_weak_perspective, unproject, weak_perspective_to_translation
 from handmesh.geometry.crop import camera_to_crop, crop_to_camera
-from handmesh.geometry.rotation import mirror_rotmat, rotvec_to_rotmat
+from handmesh.geometry.rotation import mirror_rotmat, nearest_rotmat, rotvec_to_rotmat
 from handmesh.hand_model.landmarks import landmarks_m
 from handmesh.hand_model.skinning import HandModel, mirror_points, skin
 from handmesh.records import Camera, Crop, Hand, HandParams, PlacedPose
@@ -96,6 +97,19 @@ def match_keypoints(model: HandModel, pose: PlacedPose, keypoints_px: np.ndarray
     first = rotvec_to_rotmat(step[3:]) @ R_camera_wrist
     rotmats = np.concatenate([(first if pose.is_right else mirror_rotmat(first))[None], pose.rotmats[1:]])
     return replace(pose, rotmats=rotmats, root_m=pose.root_m + step[:3])
+
+
+def mean_pose(poses: Sequence[PlacedPose], weights: np.ndarray) -> PlacedPose:
+    """The weighted mean of poses of one hand; of rotations the one nearest to the mean of their matrices.
+
+    Args:
+        poses: of the same side, in the same camera.
+        weights: (N,) positive.
+    """
+    rotmats, betas, root_m = (
+        np.average([getattr(pose, name) for pose in poses], axis=0, weights=weights) for name in ("rotmats", "betas", "root_m")
+    )
+    return replace(poses[0], rotmats=nearest_rotmat(rotmats), betas=betas, root_m=root_m)
 
 
 def params_to_pose(params: HandParams, crop: Crop) -> PlacedPose:

@@ -32,6 +32,8 @@ _SAME_HAND = 0.2
 # the other one, the landmark network looks at that one.
 _CROWDED = 0.7
 _OTHERS_LOGIT = -2.0
+# Beside another hand, keypoints that are expected to be this far off are not its own: 2 mm is usual on its own hand, 9 off it (LOG.md).
+_ASTRAY_M = 0.008
 # A palm is that of a followed hand where their keypoints lie this close, in sides of the hand's box; and which of the hand's they are.
 _SAME_PALM = 0.4
 _OF_PALM = [JOINTS.index(name) for name in ("wrist", "index_mcp", "middle_mcp", "ring_mcp", "little_mcp", "thumb_cmc", "thumb_mcp")]
@@ -108,6 +110,7 @@ class Observation:
         presence: in 0..1, whether there was a hand.
         right_logit: > 0 where the picture, mirrored by the track's belief, looked like a right hand.
         has_landmarks: the landmark network looked: it says presence and side, too.
+        spread_m: how far off the keypoints are expected to be, metres; None where that is not known.
     """
 
     keypoints_px: np.ndarray
@@ -115,6 +118,7 @@ class Observation:
     presence: float
     right_logit: float
     has_landmarks: bool
+    spread_m: float | None = None
 
 
 class Tracker:
@@ -186,8 +190,10 @@ class Tracker:
         newest = self._tracks[track.id]
         if seen.presence >= 0.5:
             near = [other for other in self.in_view if other.id != track.id and _distance(newest.box_px, other.box_px) < _CROWDED]
-            others = [other for other in near if other.is_right != newest.is_right and other.agrees > 0]
-            if others and seen.has_landmarks and seen.right_logit < _OTHERS_LOGIT:
+            others = [other for other in near if other.agrees > 0]
+            shows_other_side = seen.has_landmarks and seen.right_logit < _OTHERS_LOGIT
+            is_astray = seen.spread_m is not None and seen.spread_m > _ASTRAY_M
+            if (others and is_astray) or (shows_other_side and any(other.is_right != newest.is_right for other in others)):
                 # Its hand has gone behind another, and this is the other.
                 self._tracks[track.id] = replace(newest, is_lost=True)
                 return False

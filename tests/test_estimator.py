@@ -20,11 +20,12 @@ from handmesh.errors import UserError
 from handmesh.estimator import _to_look_at
 from handmesh.geometry.camera import camera_from_fov, project
 from handmesh.geometry.crop import mirror_picture, resize_camera
+from handmesh.geometry.rotation import nearest_rotmat
 from handmesh.hand_model import load_hand_model
 from handmesh.hand_model.assets import ASSETS
 from handmesh.hand_model.landmarks import landmarks_m
 from handmesh.head import HEADS, Head, HeadInfo
-from handmesh.records import Detection
+from handmesh.records import Detection, HandParams
 from handmesh.runtime import DEFAULT_MODEL
 from handmesh.skeleton import WRIST
 from handmesh.tracking import Track
@@ -473,6 +474,31 @@ def test_the_head_answers_and_the_network_where_that_is_asked_for(frames, camera
             for hands in (estimator(frames[0], camera), estimator.track(frames[0], 0.0, camera)):
                 assert len(hands) == 2 and np.allclose(_shapes(hands), stand_in.betas) == is_heads
                 assert [hand.params.spread_m is not None for hand in hands] == [is_heads] * 2
+
+
+def test_a_picture_gives_the_mean_of_four_looks_by_how_sure_the_head_was(image_rgb, camera, stand_in, monkeypatch):
+    heard: list[HandParams] = []
+
+    def answer(head, seen, regions, answers=None):
+        told = head._head(seen, regions, answers)
+        told = [
+            replace(params, betas=np.full(10, len(heard) + row), spread_m=np.full(21, 1e-3 * (1 + len(heard) + row)))
+            for row, params in enumerate(told)
+        ]
+        heard.extend(told)
+        return told
+
+    monkeypatch.setattr(stand_in, "__call__", answer)
+    with HandMeshEstimator(camera=camera, max_hands=1) as estimator:
+        (hand,) = estimator(image_rgb, camera)
+    assert len(heard) == 4
+    sureness = np.array([np.median(params.spread_m) ** -2 for params in heard])
+    assert np.allclose(hand.params.betas, np.average([params.betas for params in heard], axis=0, weights=sureness))
+    assert np.allclose(hand.params.spread_m, np.sqrt(np.average([params.spread_m**2 for params in heard], axis=0, weights=sureness)))
+    fingers = nearest_rotmat(np.average([params.rotmats[1:] for params in heard], axis=0, weights=sureness))
+    assert np.allclose(hand.params.rotmats[1:], fingers)
+    # They were not one look four times.
+    assert len({params.rotmats.tobytes() for params in heard}) == 4
 
 
 def test_a_head_for_another_network_is_not_used_and_said_once(frames, camera, stand_in, monkeypatch, caplog):

@@ -34,6 +34,7 @@ from handmesh.geometry.rotation import (
     MIRROR_X,
     mirror_rotmat,
     mirror_rotvec,
+    nearest_rotmat,
     rot6d_to_rotmat,
     rotmat_to_rot6d,
     rotmat_to_rotvec,
@@ -103,6 +104,18 @@ def test_rot6d_round_trip_and_orthonormalisation(batch: tuple[int, ...]) -> None
     made = rot6d_to_rotmat(anything)
     np.testing.assert_allclose(made @ np.swapaxes(made, -1, -2), np.broadcast_to(np.eye(3), made.shape), atol=1e-13)
     np.testing.assert_allclose(np.linalg.det(made), 1, atol=1e-13)
+
+
+def test_the_nearest_rotation_is_one_and_no_other_is_nearer() -> None:
+    rng = np.random.default_rng(5)
+    matrices = rng.normal(size=(20, 3, 3))  # of either handedness
+    nearest = nearest_rotmat(matrices)
+    assert np.allclose(nearest @ nearest.swapaxes(1, 2), np.eye(3)) and np.allclose(np.linalg.det(nearest), 1)
+    assert np.allclose(nearest_rotmat(nearest), nearest)
+    distance = np.linalg.norm(nearest - matrices, axis=(1, 2))
+    for angle_rad in (0.01, 0.3, 2.0):
+        others = nearest @ rotvec_to_rotmat(random_rotvecs((20,), angle_rad))
+        assert (np.linalg.norm(others - matrices, axis=(1, 2)) > distance).all()
 
 
 @pytest.mark.parametrize("angle_rad", [0.0, 1e-9, 0.5, np.pi / 2, np.pi - 1e-3])

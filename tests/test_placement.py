@@ -12,8 +12,8 @@ from handmesh.geometry.crop import look_at_points
 from handmesh.geometry.rotation import rotvec_to_rotmat
 from handmesh.hand_model import load_hand_model
 from handmesh.hand_model.landmarks import LANDMARK_OFFSETS_M
-from handmesh.placement import match_keypoints, params_to_points, params_to_pose, place_hand, pose_hand
-from handmesh.records import Camera, Crop, Detection, HandParams
+from handmesh.placement import match_keypoints, mean_pose, params_to_points, params_to_pose, place_hand, pose_hand
+from handmesh.records import Camera, Crop, Detection, HandParams, PlacedPose
 from handmesh.skeleton import JOINTS, MANO_JOINTS, MANO_PARENTS, ROOT, WRIST
 from handmesh.tracking import Track
 
@@ -130,3 +130,15 @@ def test_lengths_and_extents_are_those_of_the_flat_hand(model):
     assert model.extent_m(larger) / model.extent_m(0 * larger) == pytest.approx(
         model.length_m(larger) / model.length_m(0 * larger), rel=0.02
     )
+
+
+def test_the_mean_of_poses_lies_between_them_where_weights_say():
+    axis = np.random.default_rng(1).normal(size=(16, 3))
+    axis /= np.linalg.norm(axis, axis=1, keepdims=True)
+    poses = [PlacedPose(rotvec_to_rotmat(angle * axis), np.full(10, angle), np.array([0, angle, 1.0]), False) for angle in (-0.1, 0.3)]
+    middle, nearer = (mean_pose(poses, np.array(weights)) for weights in ([1, 1], [1, 3]))
+    for pose, angle in ((middle, 0.1), (nearer, 0.2)):
+        # The mean of matrices is that of angles but for their third powers.
+        assert np.allclose(pose.rotmats, rotvec_to_rotmat(angle * axis), atol=2e-3)
+        assert np.allclose(pose.rotmats @ pose.rotmats.swapaxes(1, 2), np.eye(3))
+        assert np.allclose(pose.betas, angle) and np.allclose(pose.root_m, (0, angle, 1)) and not pose.is_right

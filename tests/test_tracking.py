@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -258,6 +260,16 @@ def test_a_region_that_shows_the_other_hand_is_not_its_own(far, is_other_right, 
         assert tracker.follow(hidden, _seen(0.0, right_logit=logit), frame * FRAME_S) != (is_lost and frame == 2)
     assert (hidden.id in {track.id for track in tracker.in_view}) != is_lost
     assert hidden.id in tracker.known
+
+
+@pytest.mark.parametrize(("far", "spread_mm", "is_lost"), [(0, None, False), (0, 3, False), (0, 20, True), (200, 20, False)])
+def test_beside_another_hand_keypoints_that_may_be_anywhere_are_not_its_own(far, spread_mm, is_lost):
+    tracker = Tracker()
+    hidden, other = tracker.update([_at(0), _at(50 + far)], 0.0)
+    assert tracker.follow(other, _seen(50.0 + far), FRAME_S)
+    seen = replace(_seen(0.0), spread_m=None if spread_mm is None else 1e-3 * spread_mm)
+    assert tracker.follow(hidden, seen, FRAME_S) != is_lost
+    assert (hidden.id in {track.id for track in tracker.in_view}) != is_lost
 
 
 def test_a_hand_that_comes_out_from_behind_another_is_the_same_hand():

@@ -123,6 +123,17 @@ def _unit(direction: np.ndarray) -> tuple[float, float, float]:
 MIRROR_X = np.diag([-1.0, 1.0, 1.0])
 
 
+def nearest_rotmat(matrix: np.ndarray) -> np.ndarray:
+    """The rotation nearest to a matrix in the Frobenius norm (Kabsch 1976).
+
+    Args:
+        matrix: (..., 3, 3) of rank 2 at least.
+    """
+    u, _, vt = np.linalg.svd(matrix)
+    u[..., -1] *= np.sign(np.linalg.det(u @ vt))[..., None]
+    return u @ vt
+
+
 def mirror_rotmat(rotmat: np.ndarray) -> np.ndarray:
     """The rotation seen in the mirror x -> -x: M R M. (..., 3, 3)."""
     return rotmat * np.array([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]], dtype=rotmat.dtype)
