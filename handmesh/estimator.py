@@ -168,6 +168,9 @@ class HandMeshEstimator:
     ) -> list[Hand]:
         """The hands of one picture, from left to right.
 
+        Where the head answers, each hand is the mean of four looks at it, in regions that differ, weighted by how far off the head expects
+        its keypoints to be.
+
         Args:
             image_rgb: (H, W, 3) uint8, RGB, upright.
             camera: of this picture; None for the estimator's.
