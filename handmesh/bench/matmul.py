@@ -117,7 +117,7 @@ def _openvino_product(arithmetic: Arithmetic, size: int, threads: int) -> Callab
         rounded, right = left, ops.constant(rng.random((size, size), np.float32))
     make_model: Any = openvino.Model
     model = make_model([ops.matmul(rounded, right, False, True)], [left], "product")
-    hint = "f32" if arithmetic == "int8" else arithmetic
+    hint = {"int8": "f32", "fp16": "f16"}.get(arithmetic, arithmetic)
     compiled = core.compile_model(
         model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     )
