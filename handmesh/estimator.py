@@ -143,7 +143,7 @@ class HandMeshEstimator:
         self._memories: dict[int, _Memory] = {}
         if self._head_path is not None:
             if self._answer == "network":
-                raise UserError("expected a head where the head answers, got one for the answers of the hand network; leave it out")
+                raise UserError("expected a head where the head answers, got one with landmarks off or answer network; leave it out")
             # Now, so that one that does not fit is refused here.
             self._perception()
 
@@ -293,7 +293,10 @@ class HandMeshEstimator:
         if misfit is None:
             return head
         if self._head_path is not None:
-            raise UserError(f"expected a head that fits, but '{self._head_path}' {misfit}; make one with handmesh-train configs/head.yaml")
+            raise UserError(
+                f"expected a head that fits, but '{self._head_path}' {misfit}; "
+                "use it with that, or make one with handmesh-train configs/head.yaml"
+            )
         _log.warning("the hand network answers alone: the head %s", misfit)
         return None
 

@@ -128,6 +128,11 @@ def read_head_info(path: Path) -> HeadInfo:
     metadata = read_metadata(path, "a head's .onnx file", ("landmarks", "hand_model", "network_sha256"))
     if metadata.get("head_format") != FORMAT:
         raise UserError(f"expected a head of format {FORMAT}, got {metadata.get('head_format')} in '{path}'; train it with this version")
+    texts = [metadata[name] for name in ("landmarks", "hand_model", "network_sha256")]
+    if not all(isinstance(text, str) for text in texts) or texts[0] not in HEADS:
+        raise UserError(
+            f"expected a head for one of {', '.join(HEADS)}, a hand model and a network, got {texts} in '{path}'; export it again"
+        )
     return HeadInfo(metadata["landmarks"], metadata["hand_model"], metadata["network_sha256"], metadata)
 
 

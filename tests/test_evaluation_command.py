@@ -24,6 +24,7 @@ from handmesh.evaluation.datasets import open_data
 from handmesh.evaluation.files import write_predictions
 from handmesh.evaluation.records import Predictions
 from handmesh.evaluation.scores import METRICS, OFFICIAL
+from handmesh.head import HEADS
 from handmesh.runtime import DEFAULT_MODEL
 from handmesh.synthetic.command import SynthCommand, run_synth
 
@@ -183,6 +184,20 @@ def test_a_rendered_set_is_measured_whole(tmp_path):
     assert len(values["samples"]) == len(METRICS) - 1
 
 
+def test_the_head_answers_with_the_landmark_network_that_it_reads(tmp_path):
+    data = tmp_path / "set"
+    with pytest.MonkeyPatch.context() as patch:
+        without_renderer(patch)
+        run_synth(SynthCommand(out=data, count=4, size=64, format="freihand", workers=1))
+    evaluate("--data", data, "--out", tmp_path / "network")
+    evaluate("--data", data, "--out", tmp_path / "head", "--answer", "head", "--head", HEADS["lite"])
+    network, head = (scores_of(tmp_path / name) for name in ("network", "head"))
+    assert "landmark network lite" in head["setting"] and "network's answer" in network["setting"]
+    assert head["scores"]["pa_mpjpe_mm"] not in (None, network["scores"]["pa_mpjpe_mm"])
+    with pytest.raises(UserError, match="landmark network lite, not full"):
+        evaluate("--data", data, "--out", tmp_path / "none", "--answer", "head", "--head", HEADS["lite"], "--landmarks", "full")
+
+
 def test_corruptions_are_measured(freihand, tmp_path, capsys):
     evaluate("--data", freihand, "--out", tmp_path, "--corruptions", "--every", "4")
     robustness = scores_of(tmp_path)["robustness"]["metrics"]["pa_mpjpe_proper_mm"]
@@ -205,6 +220,8 @@ def test_corruptions_are_measured(freihand, tmp_path, capsys):
         (("--compare", "a.json", "b.json", "--out", "x"), "--out here, which"),
         (("--pred", "p.json", "--gt", "g", "--crop", "gt"), "--crop here, which"),
         (("--data", "d", "--every", "0"), "--every and --block from 1"),
+        (("--data", "d", "--landmarks", "full"), "without --answer head"),
+        (("--data", "d", "--answer", "head", "--tta", "fast"), "--tta none with --answer head"),
         (("--data", "d", "--threads", "-3"), "--threads from 0"),
         (("--data", "nowhere"), "which is none"),
     ],

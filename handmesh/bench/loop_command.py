@@ -70,7 +70,7 @@ class LoopCommand(_NetworkFlags):
     """Most hands to look for. Several, like "1 2", run in turn and are compared."""
     against: tuple[Literal["mediapipe", "detector-every-frame", "as-seen"], ...] = ()
     """What has its turns in the same run: MediaPipe's own package alone, read ahead by a thread as ours and with nothing drawn; the loop
-    with the detector and two looks in every frame, as pictures have them; or the loop that shows each frame's hands as seen, neither
+    with the detector and four looks in every frame, as images have them; or the loop that shows each frame's hands as seen, neither
     smoothed nor with a held shape. Each gives a ratio of frames/s, the first two the distance of our keypoints to MediaPipe's landmarks."""
     threads: int = 0
     """Of the network; 0 takes as many as handmesh-demo does for streams."""

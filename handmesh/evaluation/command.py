@@ -36,7 +36,7 @@ from handmesh.evaluation.predict import Change, CropNetwork, predict, predict_wi
 from handmesh.evaluation.records import CropMode, EvaluationSet, Predictions, Tta
 from handmesh.evaluation.scores import METRIC, Scores, official_text, score, scores_to_json
 from handmesh.hand_model import HandModel, load_hand_model
-from handmesh.head import HEADS
+from handmesh.head import HEADS, read_head_info
 from handmesh.runtime import DEFAULT_MODEL, Precision, Predictor
 from handmesh.wholefile import replacing
 
@@ -81,8 +81,8 @@ class EvalCommand:
     """Whose parameters: the network's, FreiHAND's set-up, or those of the head that reads MediaPipe's landmark network as well."""
     head: Path | None = None
     """With --answer head: a head of handmesh-train configs/head.yaml for --model; without it, the embedded one."""
-    landmarks: LandmarkKind = "full"
-    """With --answer head: MediaPipe's landmark network that is read."""
+    landmarks: LandmarkKind | None = None
+    """With --answer head: MediaPipe's landmark network that is read; without it, that of --head, or full."""
     tta: Tta = "none"
     """Looks at each picture: one, METRO's 95 (19 rotations, 5 scales), or a few that are worth most."""
     baselines: tuple[Baseline, ...] = ()
@@ -163,7 +163,7 @@ def _mode_of(command: EvalCommand) -> str:
         raise UserError(f"expected --threads from 0 on, got {command.threads}; 0 lets the runtime choose")
     if command.answer == "head" and (command.tta != "none" or command.runtime == "torch" or Path(command.model).suffix == ".pt"):
         raise UserError("expected an exported network and --tta none with --answer head, got others; export the checkpoint first")
-    if command.answer == "network" and (command.head is not None or command.landmarks != "full"):
+    if command.answer == "network" and (command.head is not None or command.landmarks is not None):
         raise UserError("expected neither --head nor --landmarks without --answer head, which they are of; add it, or leave them out")
     if mode == "--compare" and len(command.compare) < 2:
         raise UserError("expected two files or more after --compare, got one; handmesh-eval --pred scores a single one")
@@ -235,12 +235,13 @@ def _answering(command: EvalCommand, path: Path, network: CropNetwork, model: Ha
     if command.answer == "network":
         yield lambda data, change, label: predict(data, network, model, crop, command.tta, change, label), "the network's answer"
         return
-    head, runtime = command.head or HEADS[command.landmarks], command.runtime or "openvino"
+    head, runtime = command.head or HEADS[command.landmarks or "full"], command.runtime or "openvino"
+    landmarks = command.landmarks or read_head_info(head).landmarks
     assert runtime != "torch"
     with HandMeshEstimator(
         path,
         model,
-        landmarks=command.landmarks,
+        landmarks=landmarks,
         head=head,
         runtime=runtime,
         precision=command.precision,
@@ -248,7 +249,7 @@ def _answering(command: EvalCommand, path: Path, network: CropNetwork, model: Ha
     ) as estimator:
         yield (
             lambda data, change, label: predict_with_head(data, estimator, crop, change, label),
-            f"the head's answer ({head.name}, MediaPipe's landmark network {command.landmarks})",
+            f"the head's answer ({head.name}, MediaPipe's landmark network {landmarks})",
         )
 
 
