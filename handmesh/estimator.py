@@ -19,6 +19,7 @@ from handmesh.detection.landmarks import LandmarkKind, LandmarkNetwork
 from handmesh.detection.palm import DEFAULT_CONFIDENCE, Palm, PalmDetector
 from handmesh.errors import UserError
 from handmesh.geometry.camera import ASSUMED_FOV_DEG, camera_from_fov
+from handmesh.geometry.rotation import rotmat_2d
 from handmesh.hand_model import HandModel, load_hand_model
 from handmesh.head import HEADS, Answer, Head, LandmarkChoice, read_head_info
 from handmesh.palm_search import PalmSearch
@@ -195,11 +196,12 @@ class HandMeshEstimator:
         else:
             sights = self._look_closely(look, image_rgb, camera, tracks, keeps_sides)
         if look.head is None:
-            seen = [[sight] for sight in self._look_again(look, image_rgb, camera, sights)]
+            sights = self._look_again(look, image_rgb, camera, sights)
+            answers = [(sight, params_to_pose(sight.params, sight.crop)) for sight in sights]
         else:
-            seen = self._look_around(look, image_rgb, camera, sights)
+            answers = [_mean_of(looks) for looks in self._look_around(look, image_rgb, camera, sights)]
         with self.times.stage("mesh"):
-            return [self._posed(*_mean_of(looks), camera) for looks in seen]
+            return [self._posed(sight, pose, camera) for sight, pose in answers]
 
     def track(self, image_rgb: np.ndarray, time_s: float, camera: Camera | None = None) -> list[Hand]:
         """The hands of the next frame of a video, from left to right.
@@ -480,21 +482,17 @@ def _half_way(sight: Sight) -> np.ndarray:
 def _turned(points_px: np.ndarray | None, turn_rad: float) -> np.ndarray:
     """(21, 2) turned about their middle; the landmark network has looked."""
     assert points_px is not None
-    middle, sine, cosine = points_px.mean(axis=0), math.sin(turn_rad), math.cos(turn_rad)
-    return (points_px - middle) @ np.array([[cosine, sine], [-sine, cosine]]) + middle
+    middle = points_px.mean(axis=0)
+    return (points_px - middle) @ rotmat_2d(turn_rad).T + middle
 
 
 def _mean_of(looks: Sequence[Sight]) -> tuple[Sight, PlacedPose]:
-    """The first of some looks at a hand, and the mean pose of all, weighted by how sure the head was of each."""
-    first, *others = looks
-    pose = params_to_pose(first.params, first.crop)
-    if not others:
-        return first, pose
+    """The first of some looks of the head at a hand, and the mean pose of all, weighted by how sure it was of each."""
+    poses = [params_to_pose(look.params, look.crop) for look in looks]
     spreads_m = np.array([look.params.spread_m for look in looks], dtype=np.float64)
     sureness = 1 / np.median(spreads_m, axis=1) ** 2
     spread_m = np.sqrt(np.average(np.square(spreads_m), axis=0, weights=sureness))
-    poses = [pose, *(params_to_pose(look.params, look.crop) for look in others)]
-    return replace(first, params=replace(first.params, spread_m=spread_m)), mean_pose(poses, sureness)
+    return replace(looks[0], params=replace(looks[0].params, spread_m=spread_m)), mean_pose(poses, sureness)
 
 
 def _middle_x(hand: Hand) -> float:

@@ -125,14 +125,11 @@ def read_head_info(path: Path) -> HeadInfo:
     Raises:
         UserError: no file, not a head, or one of another format.
     """
-    metadata = read_metadata(path, "a head's .onnx file", ("landmarks", "hand_model", "network_sha256"))
+    metadata = read_metadata(path, "a head's .onnx file", {"landmarks": str, "hand_model": str, "network_sha256": str})
     if metadata.get("head_format") != FORMAT:
         raise UserError(f"expected a head of format {FORMAT}, got {metadata.get('head_format')} in '{path}'; train it with this version")
-    texts = [metadata[name] for name in ("landmarks", "hand_model", "network_sha256")]
-    if not all(isinstance(text, str) for text in texts) or texts[0] not in HEADS:
-        raise UserError(
-            f"expected a head for one of {', '.join(HEADS)}, a hand model and a network, got {texts} in '{path}'; export it again"
-        )
+    if metadata["landmarks"] not in HEADS:
+        raise UserError(f"expected a head for {' or '.join(HEADS)}, got one for {metadata['landmarks']} in '{path}'; export it again")
     return HeadInfo(metadata["landmarks"], metadata["hand_model"], metadata["network_sha256"], metadata)
 
 

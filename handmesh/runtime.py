@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +144,7 @@ def read_network_info(path: Path, hand_model_id: str | None = None) -> NetworkIn
             another hand model.
     """
     what = "an .xml (with its .bin) or .onnx file of handmesh-export" if path.suffix == ".xml" else "a network's .onnx file"
-    metadata = read_metadata(path, what, ("hand_model", "input_size_px", "variant"))
+    metadata = read_metadata(path, what, {"hand_model": str, "input_size_px": int, "variant": str})
     expected = {"format": METADATA_FORMAT, "crop_rule": CROP_RULE, "root": JOINTS[ROOT]}
     for key, value in expected.items():
         if metadata.get(key) != value:
@@ -157,12 +157,12 @@ def read_network_info(path: Path, hand_model_id: str | None = None) -> NetworkIn
     return NetworkInfo(metadata["hand_model"], metadata["input_size_px"], metadata["variant"], metadata)
 
 
-def read_metadata(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
+def read_metadata(path: Path, what: str, keys: Mapping[str, type]) -> dict[str, Any]:
     """The "handmesh" entry of an ONNX file or an OpenVINO IR.
 
     Args:
         what: the file is expected to be, for messages.
-        keys: that the entry must have.
+        keys: that the entry must have, and of which type.
 
     Raises:
         UserError: no file, one that is damaged, or one without such an entry.
@@ -183,8 +183,11 @@ def read_metadata(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"expected {what}, got '{path}', which is corrupted; export it again") from error
     if text is None:
         raise UserError(f"expected {what}, got '{path}', which has no handmesh metadata; give another file, or export it again")
-    if missing := [key for key in keys if key not in metadata]:
-        raise UserError(f"expected {what}, got '{path}', whose metadata has no {missing[0]}: it is of another kind; give another file")
+    for key, kind in keys.items():
+        if not isinstance(metadata.get(key), kind):
+            raise UserError(
+                f"expected {what}, got '{path}', whose metadata has no {key} ({kind.__name__}): it is of another kind; give another file"
+            )
     return metadata
 
 

@@ -17,7 +17,7 @@ from handmesh.geometry.camera import camera_from_fov
 from handmesh.hand_model import load_hand_model
 from handmesh.hand_model.assets import ASSETS
 from handmesh.hand_model.skinning import skin
-from handmesh.head import HEADS, Head
+from handmesh.head import HEADS, Head, read_head_info
 from handmesh.runtime import DEFAULT_MODEL, METADATA_KEY, Predictor, read_network_info
 from handmesh.skeleton import ROOT
 
@@ -30,9 +30,9 @@ def crops() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
 
 
-def _with_metadata(path: Path, **changes) -> Path:
-    """A copy of the embedded network whose metadata says something else; None takes the entry away."""
-    proto = onnx.load(str(DEFAULT_MODEL))
+def _with_metadata(path: Path, source: Path = DEFAULT_MODEL, **changes) -> Path:
+    """A copy of an embedded network whose metadata says something else; no changes take the entry away."""
+    proto = onnx.load(str(source))
     (entry,) = [entry for entry in proto.metadata_props if entry.key == METADATA_KEY]
     if changes:
         entry.value = json.dumps({**json.loads(entry.value), **changes})
@@ -61,6 +61,8 @@ def test_metadata_is_what_onnx_reads(tmp_path):
         ({"crop_rule": "tight"}, "crop_rule"),
         ({"root": "wrist"}, "root"),
         ({"hand_model": "mano-right"}, "for 'mano-right'"),
+        ({"hand_model": 7}, "no hand_model"),
+        ({"input_size_px": "96"}, "no input_size_px"),
     ],
 )
 def test_another_kind_of_network_is_refused(tmp_path, changes, says):
@@ -90,6 +92,17 @@ def test_a_graph_that_no_runtime_runs_is_one_line(tmp_path, source, load, runtim
     onnx.save(proto, str(path))
     with pytest.raises(UserError, match=r"odd\.onnx"):
         load(path, runtime=runtime)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"network_sha256": 7}, {"landmarks": "medium"}, {"landmarks": ["full"]}, {"head_format": 0}],
+    ids=str,
+)
+def test_a_head_that_says_something_else_is_refused(tmp_path, changes):
+    path = _with_metadata(tmp_path / "head.onnx", HEADS["lite"], **changes)
+    with pytest.raises(UserError, match=r"head\.onnx"):
+        read_head_info(path)
 
 
 @pytest.mark.parametrize(("source", "load", "expected"), [(DEFAULT_MODEL, Head, "a head"), (HEADS["lite"], Predictor, "a network")])

@@ -26,7 +26,7 @@ from rich.table import Table
 from handmesh import __version__
 from handmesh.detection.landmarks import LandmarkKind
 from handmesh.errors import UserError
-from handmesh.estimator import Answer, HandMeshEstimator
+from handmesh.estimator import DEFAULT_LANDMARKS, Answer, HandMeshEstimator
 from handmesh.evaluation.baselines import Baseline, predict_baseline
 from handmesh.evaluation.comparison import Samples, comparison_table, read_samples, told_apart
 from handmesh.evaluation.corruptions import Robustness, measure_robustness, robustness_table, robustness_to_json
@@ -235,7 +235,7 @@ def _answering(command: EvalCommand, path: Path, network: CropNetwork, model: Ha
     if command.answer == "network":
         yield lambda data, change, label: predict(data, network, model, crop, command.tta, change, label), "the network's answer"
         return
-    head, runtime = command.head or HEADS[command.landmarks or "full"], command.runtime or "openvino"
+    head, runtime = command.head or HEADS[command.landmarks or DEFAULT_LANDMARKS], command.runtime or "openvino"
     landmarks = command.landmarks or read_head_info(head).landmarks
     assert runtime != "torch"
     with HandMeshEstimator(

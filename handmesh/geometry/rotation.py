@@ -123,6 +123,11 @@ def _unit(direction: np.ndarray) -> tuple[float, float, float]:
 MIRROR_X = np.diag([-1.0, 1.0, 1.0])
 
 
+def rotmat_2d(angle_rad: float) -> np.ndarray:
+    """(2, 2) turn of column vectors from the x axis towards the y axis."""
+    return np.array([[np.cos(angle_rad), -np.sin(angle_rad)], [np.sin(angle_rad), np.cos(angle_rad)]])
+
+
 def nearest_rotmat(matrix: np.ndarray) -> np.ndarray:
     """The rotation nearest to a matrix in the Frobenius norm (Kabsch 1976).
 

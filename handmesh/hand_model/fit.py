@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from handmesh.errors import UserError
-from handmesh.geometry.rotation import rotmat_to_rotvec, rotvec_to_rotmat
+from handmesh.geometry.rotation import nearest_rotmat, rotmat_to_rotvec, rotvec_to_rotmat
 from handmesh.hand_model.skinning import HandModel, chain_joints, mirror_points, skin
 from handmesh.records import HandParams
 from handmesh.skeleton import BONES, FINGERS, FROM_MANO_AND_TIPS, JOINTS, MANO_JOINTS, MANO_PARENTS, WRIST
@@ -400,9 +400,7 @@ def _log_derivative(rotvecs: np.ndarray) -> np.ndarray:
 
 def _best_rotations(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """(N, 3, 3) proper rotations that bring centred (N, P, 3) points nearest to their targets (Kabsch 1976)."""
-    u, _, vt = np.linalg.svd(_correlation(points, targets))
-    u[..., -1] *= np.sign(np.linalg.det(u @ vt))[:, None]
-    return u @ vt
+    return nearest_rotmat(_correlation(points, targets))
 
 
 def _correlation(points: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from handmesh.detection.landmarks import LandmarkAnswer, LandmarkKind, LandmarkN
 from handmesh.detection.regions import region_from_landmarks
 from handmesh.geometry.camera import camera_from_focal, project
 from handmesh.geometry.crop import camera_to_crop, crop_points, take_crop
+from handmesh.geometry.rotation import rotmat_2d
 from handmesh.hand_model import HandModel
 from handmesh.hand_model.landmarks import landmarks_m
 from handmesh.hand_model.skinning import skin
@@ -194,7 +195,7 @@ def _misplaced(points_px: np.ndarray, placement: tuple[float, float, float], rng
     shift, size, turn_deg = placement
     side_px = np.ptp(points_px, axis=0).max()
     angle = np.radians(turn_deg) * rng.normal()
-    turn = np.exp(size * rng.normal()) * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turn = np.exp(size * rng.normal()) * rotmat_2d(angle)
     middle = points_px.mean(axis=0)
     moved = (points_px - middle) @ turn.T + middle + shift * side_px * rng.normal(size=2)
     return moved + _POINT_NOISE * side_px * rng.normal(size=points_px.shape)
@@ -207,5 +208,4 @@ def _random_points(rng: np.random.Generator, size_px: int) -> np.ndarray:
     x, y = (finger - 2) * 0.15, -0.35 - 0.15 * along
     points = np.concatenate([[[0.0, 0.0]], np.stack([x, y], axis=1)]) * side_px
     angle = rng.uniform(-np.pi, np.pi)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return (points - points.mean(axis=0)) @ turn.T + rng.uniform(0.3, 0.7, 2) * size_px
+    return (points - points.mean(axis=0)) @ rotmat_2d(angle).T + rng.uniform(0.3, 0.7, 2) * size_px

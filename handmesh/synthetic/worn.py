@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from handmesh.geometry.rotation import nearest_rotmat
 from handmesh.skeleton import MANO_JOINTS
 from handmesh.synthetic.config import SynthConfig
 from handmesh.synthetic.material import plain_material, random_material, random_rgb, smoothstep
@@ -493,8 +494,7 @@ def _back_of(surface: HandSurface, vertices_m: np.ndarray, joint: int) -> np.nda
     """(3,) away from the soft side of a segment: the turn from rest to pose of its vertices' spread, by least squares (Kabsch 1976)."""
     chosen = surface.parts == joint + 1
     rest, posed = surface.drawn.template_m[chosen].astype(np.float64), vertices_m[chosen].astype(np.float64)
-    u, _, vt = np.linalg.svd((posed - posed.mean(axis=0)).T @ (rest - rest.mean(axis=0)))
-    R = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
+    R = nearest_rotmat((posed - posed.mean(axis=0)).T @ (rest - rest.mean(axis=0)))
     return R @ -surface.anatomy.pads[joint]
 
 
